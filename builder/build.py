@@ -1,0 +1,140 @@
+"""Carry out a plan: stage by stage, each from its parent's disk, each checked when it is there.
+
+Nothing is decided here. A stage is built in a staging folder of the store under the lock of its
+key, and becomes an image by one rename; whatever goes wrong before that leaves logs and nothing
+else. Two runs that want the same image build it once: the second finds it when it gets the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from builder import __version__, caches, files
+from builder.record import BuildRecord
+from builder.sources import make_source
+from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder, utc_now
+from builder.store import DISK, Image
+from builder.verify import require_passed, verdict_path, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from builder.inputs import StageInputs
+    from builder.plan import Plan, Step
+    from builder.project import Project
+    from builder.report import Reporter
+    from builder.verify import Verdict
+
+
+def carry_out(
+    plan: Plan,
+    lineage: Sequence[StageInputs],
+    project: Project,
+    reporter: Reporter,
+    options: Options | None = None,
+) -> Image:
+    """Do what ``plan`` says and return the image of its last stage.
+
+    Raises :class:`builder.errors.ProvisionError`, :class:`builder.errors.CheckError` or another
+    :class:`builder.errors.VaultbuildError`; stages that were finished before stay in the store.
+    """
+    project.store.sweep()
+    works = any(step.action != "reuse" for step in plan.steps)
+    with _caches(project, reporter, wanted=works) as endpoints:
+        place = Workplace(project, reporter, options or Options(), endpoints)
+        image: Image | None = None
+        for number, (step, inputs) in enumerate(zip(plan.steps, lineage, strict=True), 1):
+            reporter.stage_started(step, number, len(plan.steps))
+            image = _have(step, inputs, image, place)
+            if step.verify and place.options.check:
+                check(project, image, reporter, whole=number == len(plan.steps))
+    if image is None:
+        raise ValueError("a plan without steps")
+    return image
+
+
+@contextlib.contextmanager
+def _caches(
+    project: Project, reporter: Reporter, *, wanted: bool
+) -> Iterator[caches.Endpoints | None]:
+    if not wanted:
+        yield None
+        return
+    reporter.doing("starting the caches")
+    with caches.running(project.pipeline.caches, project.folder) as endpoints:
+        yield endpoints
+
+
+def check(
+    project: Project, image: Image, reporter: Reporter, *, whole: bool, junit: Path | None = None
+) -> Verdict:
+    """Have a verdict on an image, by asking it or by remembering; raise unless it is good."""
+    stage = image.record.stage
+    checks = project.checks(stage, whole=whole)
+    known = project.verdict(image.key, checks)
+    if known and known.passed and junit is None:
+        reporter.checked(stage, known, known=True)
+        return known
+    reporter.doing(f"checking {stage}")
+    logs = log_folder(project, stage, image.key, "checks")
+    verdict = verify(image.disk, checks, project.engine, image=image.key, logs=logs, junit=junit)
+    path = verdict_path(project.var, image.key, verdict.checks, verdict.engine)
+    files.write_json(path, verdict.to_json())
+    reporter.checked(stage, verdict, known=False)
+    require_passed(verdict, stage, log=logs / "checks.log")
+    return verdict
+
+
+def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplace) -> Image:
+    """Return the stage's image, from the store or built now."""
+    store = place.project.store
+    forced = any(reason.kind in ("forced", "parent") for reason in step.reasons)
+    if step.action == "reuse" and (image := store.find(step.key)):
+        return image
+    with store.locked(
+        step.key, waiting=lambda who: place.reporter.note(f"waiting for {who}")
+    ) as lock:
+        if not forced and (image := store.find(step.key)):
+            return image
+        started = time.monotonic()
+        below = store.verified(parent.key) if parent else _source(inputs, place)
+        image = build_stage(step, inputs, below, lock, place)
+    variant = place.project.pipeline.variant
+    store.remember(variant, step.stage, [dict(document) for document in inputs.documents])
+    place.reporter.stage_finished(step, time.monotonic() - started)
+    return image
+
+
+def _source(inputs: StageInputs, place: Workplace) -> Image:
+    """Return the disk that the root stage starts from, making it when the store has none."""
+    store, key = place.project.store, inputs.keys[0]
+    with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")):
+        if store.find(key):
+            return store.verified(key)
+        pipeline = place.project.pipeline
+        place.reporter.doing(f"making the root disk from {pipeline.source.kind}")
+        started = time.monotonic()
+        logs = log_folder(place.project, "source", key)
+        proxy = place.endpoints.apt if place.endpoints else None
+        with store.staging() as staged:
+            make_source(pipeline, staged / DISK, identity=key, apt_proxy=proxy, logs=logs)
+            disk = disk_record(staged / DISK)
+            shutil.copytree(logs, staged / "logs")
+            record = BuildRecord(
+                key=key,
+                variant=pipeline.variant,
+                stage="source",
+                created=utc_now(),
+                seconds=round(time.monotonic() - started, 1),
+                documents=(inputs.documents[0],),
+                parent=None,
+                disk=disk,
+                tools={"vaultbuild": __version__},
+            )
+            image = store.commit(staged, record)
+        place.reporter.note(f"root disk made in {image.record.seconds:.0f} s")
+        return image

@@ -1,0 +1,268 @@
+"""Content digests, and the memory that spares reading what did not change.
+
+A digest says what a thing holds, never where or when it lies: no path, no time, no owner. Reading
+20,000 files to learn that nothing changed takes most of a second, so :class:`StatCache` remembers
+what each file held when it had this size, these times and this inode, as git's index does, and
+:class:`Facts` remembers facts that were derived from digested things.
+
+Both live under ``cache/var/index``, may be deleted at any time, and hold nothing that is not
+recomputed when they are gone, torn or written by another version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import stat
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from builder.errors import Problem, ProjectError
+from builder.files import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+SHORT: Final = 12
+"""How many digits of a key people are shown."""
+
+# Raise it when the meaning of what is remembered changes; the old memory is dropped then.
+_MEMORY_SCHEMA: Final = 1
+
+# A file edited twice within one tick of its file system's clock looks untouched the second time.
+# The coarsest clock still met is FAT's, with two seconds; ext4 and xfs tick every 4 to 10 ms.
+_GRAIN_NS: Final = 2_000_000_000
+
+# What editors, Python and git leave beside the files that somebody wrote.
+_LITTER_FOLDERS: Final = frozenset({"__pycache__", ".git"})
+_LITTER_SUFFIXES: Final = (".pyc", "~")
+_SWAP_SUFFIXES: Final = (".swp", ".swo", ".swx")
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of what the file holds; constant memory, whatever its size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical(document: Any) -> bytes:
+    """Return the one JSON form of a document: sorted keys, no spaces, ASCII alone."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
+
+
+def digest_document(document: Any) -> str:
+    """Return the SHA-256 of a document's canonical form."""
+    return digest_bytes(canonical(document))
+
+
+def short(key: str) -> str:
+    """Return as much of a key as people are shown."""
+    return key[:SHORT]
+
+
+def is_litter(name: str) -> bool:
+    """Tell editor swap files, byte code and ``.git`` from what somebody made on purpose."""
+    if name in _LITTER_FOLDERS or name.endswith(_LITTER_SUFFIXES):
+        return True
+    if name[0] == "." and (name[1:2] == "#" or name.endswith(_SWAP_SUFFIXES)):
+        return True
+    return name[0] == "#" and name[-1] == "#"
+
+
+def file_signature(path: Path) -> str:
+    """Return what changes when the program at ``path`` is replaced, without reading it."""
+    real = os.path.realpath(path)
+    found = os.stat(real)  # noqa: PTH116 - realpath gave a string; a Path adds nothing here
+    return f"{real} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
+class StatCache:
+    """What the project's files hold, reading only those that may have changed.
+
+    Paths are strings relative to ``root``, so that a moved project keeps its cache. What a file
+    holds is told as ``file:<sha256>``, ``exec:<sha256>`` or ``link:<target>``.
+
+    A file is remembered only when its times are older than the moment before it was read, by
+    more than the clock's grain: a later edit then cannot leave the same times behind. (git looks
+    at such entries again when it loads its index; not remembering them is the same rule, made
+    when the facts are known.)
+    """
+
+    def __init__(self, root: Path, file: Path, *, grain_ns: int = _GRAIN_NS) -> None:
+        self.root = root
+        self._file = file
+        self._grain_ns = grain_ns
+        self._known: dict[str, Any] = _load(file)
+        self._seen: set[str] = set()
+        self._changed = False
+        self._moment: int | None = None
+
+    def entry(self, path: str) -> str:
+        """Tell what one file holds; where it is a link, what the file behind the link holds."""
+        return self._entry(path, os.stat(f"{self.root}/{path}"))  # noqa: PTH116 - a hot path
+
+    def tree(self, folder: str) -> dict[str, str]:
+        """Tell what every file below ``folder`` holds, sorted by path; links are not followed.
+
+        Empty folders do not count, as in git.
+        """
+        found: dict[str, str] = {}
+        folders = [folder]
+        while folders:
+            self._list(folders.pop(), found, folders)
+        return dict(sorted(found.items()))
+
+    def save(self) -> None:
+        """Remember for the next run; quietly does without where nothing can be written."""
+        if not self._changed:
+            return
+        # A file that this run did not look at may be another variant's: it stays while it exists.
+        kept = {
+            path: known
+            for path, known in self._known.items()
+            if path in self._seen or os.path.lexists(f"{self.root}/{path}")
+        }
+        _save(self._file, kept)
+        self._changed = False
+
+    def _list(self, folder: str, found: dict[str, str], folders: list[str]) -> None:
+        # From a descriptor the kernel need not walk the path again for every file: half the time.
+        descriptor = os.open(f"{self.root}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if is_litter(name):
+                        continue
+                    path = f"{folder}/{name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(path)
+                        continue
+                    try:
+                        found[path] = self._entry(path, entry.stat(follow_symlinks=False))
+                    except FileNotFoundError:
+                        _log.debug("%s is gone since its folder was listed", path)
+        finally:
+            os.close(descriptor)
+
+    def _entry(self, path: str, found: os.stat_result) -> str:
+        signature = [
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            found.st_ino,
+            found.st_mode,
+        ]
+        known = self._known.get(path)
+        if known is not None and known[0] == signature:
+            self._seen.add(path)
+            return str(known[1])
+        return self._read(path, signature, found)
+
+    def _read(self, path: str, signature: list[int], found: os.stat_result) -> str:
+        if self._moment is None:
+            self._moment = _file_clock(self._file)
+        value = _value(self.root / path, path, found.st_mode)
+        if max(found.st_mtime_ns, found.st_ctime_ns) < self._moment - self._grain_ns:
+            self._known[path] = [signature, value]
+            self._seen.add(path)
+            self._changed = True
+        elif self._known.pop(path, None) is not None:
+            self._changed = True
+        return value
+
+
+class Facts:
+    """Derived facts by name, each valid for one digest of what it was derived from.
+
+    The last one of each name is kept: enough to find an unchanged project unchanged.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known: dict[str, Any] = _load(file)
+        self._changed = False
+
+    def remember(self, name: str, inputs: str, derive: Callable[[], _T]) -> _T:
+        """Return the fact ``name`` for these inputs, deriving it only when it is not known.
+
+        The fact must survive JSON: text, numbers, lists, dicts with text for keys.
+        """
+        known = self._known.get(name)
+        if known is not None and known[0] == inputs:
+            remembered: _T = known[1]
+            return remembered
+        value = derive()
+        self._known[name] = [inputs, value]
+        self._changed = True
+        return value
+
+    def save(self) -> None:
+        """Remember for the next run; quietly does without where nothing can be written."""
+        if self._changed:
+            _save(self._file, self._known)
+        self._changed = False
+
+
+def _value(place: Path, path: str, mode: int) -> str:
+    """Read what ``place`` holds, in the form that documents carry."""
+    if stat.S_ISLNK(mode):
+        return f"link:{place.readlink()}"
+    if not stat.S_ISREG(mode):
+        raise ProjectError([Problem(place, "is neither a file, a folder nor a link")])
+    try:
+        digest = digest_file(place)
+    except PermissionError as error:
+        hint = f"chmod u+r {path}"
+        raise ProjectError([Problem(place, "cannot be read", hint=hint)]) from error
+    return f"{'exec' if mode & stat.S_IXUSR else 'file'}:{digest}"
+
+
+def _file_clock(beside: Path) -> int:
+    """Return the moment by the clock that stamps files, which on a network is not this host's."""
+    now = time.time_ns()
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=beside.parent) as file:
+            return min(now, os.fstat(file.fileno()).st_mtime_ns)
+    except OSError:
+        return now
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """Read a memory; one that is absent, torn, altered or of another schema is empty."""
+    try:
+        head, _, body = file.read_bytes().partition(b"\n")
+    except OSError:
+        return {}
+    if head != _seal(body):
+        _log.debug("%s is not whole or of another version: starting it anew", file)
+        return {}
+    content: dict[str, Any] = json.loads(body)
+    return content
+
+
+def _save(file: Path, content: dict[str, Any]) -> None:
+    body = json.dumps(content, separators=(",", ":")).encode("ascii")
+    try:
+        write_text(file, f"{_seal(body).decode()}\n{body.decode()}", durable=False)
+    except OSError as error:
+        _log.debug("%s cannot be written (%s): the next run reads every file again", file, error)
+
+
+def _seal(body: bytes) -> bytes:
+    """Return the first line of a memory: its schema and digest, or it is not believed."""
+    return f"vaultbuild index {_MEMORY_SCHEMA} {digest_bytes(body)}".encode()

@@ -1,0 +1,98 @@
+"""Everything that ``qemu-img`` does for us: overlays, checks, flat compressed copies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from builder import process
+from builder.errors import StoreError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# The name of an overlay that nobody keeps.
+THROWAWAY = "throwaway.qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskInfo:
+    """What a disk is: sizes in bytes, and the file it stands on, as its header says it."""
+
+    format: str
+    virtual_bytes: int
+    file_bytes: int
+    backing: str | None
+
+
+def info(disk: Path) -> DiskInfo:
+    """Read a disk's header. Shared: the disk may be in use."""
+    text = process.run(["qemu-img", "info", "--force-share", "--output=json", disk]).stdout
+    found: dict[str, Any] = json.loads(text)
+    return DiskInfo(
+        format=found["format"],
+        virtual_bytes=found["virtual-size"],
+        file_bytes=found["actual-size"],
+        backing=found.get("backing-filename"),
+    )
+
+
+def make_overlay(parent: str | Path, disk: Path) -> None:
+    """Make an empty QCOW2 at ``disk`` that reads from ``parent``.
+
+    A relative ``parent`` is taken from the folder of ``disk``, now and whenever it is opened: a
+    store of relative chains can be moved. Reads that miss an overlay look into its parent, so big
+    clusters would copy more than was written; the default of 64 KiB holds.
+    """
+    process.run([
+        "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", parent, disk.name,
+    ], cwd=disk.parent)  # fmt: skip
+
+
+def import_raw(raw: Path, disk: Path) -> None:
+    """Copy a raw disk into a new QCOW2, leaving out what is zero."""
+    process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk])
+
+
+def import_image(image: Path, disk: Path, *, size: int) -> None:
+    """Copy a disk of any format into a new QCOW2 of at least ``size`` bytes."""
+    process.run(["qemu-img", "convert", "-O", "qcow2", image, disk])
+    if info(disk).virtual_bytes < size:
+        process.run(["qemu-img", "resize", "-q", disk, str(size)])
+
+
+def check(disk: Path) -> None:
+    """Raise :class:`StoreError` when the QCOW2's own structures are damaged.
+
+    A flipped bit in the data is not seen here; only a digest sees that.
+    """
+    done = process.run(["qemu-img", "check", "-q", disk], check=False)
+    if done.status:
+        said = (done.stderr or done.stdout).strip()
+        raise StoreError(f"{disk} is damaged: {said}", hint="see the log of the run that made it")
+
+
+def flatten(disk: Path, target: Path, *, compression: str) -> None:
+    """Write ``disk`` with all it stands on to one compressed QCOW2.
+
+    ``compression`` is ``zstd`` or ``zlib``. Without ``-W`` the result is the same byte for byte
+    each time; with it no two are alike.
+    """
+    process.run([
+        "qemu-img", "convert", "-c", "-m", "8",
+        "-O", "qcow2",
+        "-o", f"compression_type={compression}",
+        disk, target,
+    ])  # fmt: skip
+
+
+def rebase(disk: Path, parent: str, *, moved_to: Path) -> None:
+    """Move an overlay to ``moved_to`` and name its parent relative to its new folder.
+
+    Only the name changes: the parent must be the same disk as before.
+    """
+    disk.rename(moved_to)
+    process.run([
+        "qemu-img", "rebase", "-q", "-u", "-F", "qcow2", "-b", parent, moved_to.name,
+    ], cwd=moved_to.parent)  # fmt: skip

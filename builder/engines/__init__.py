@@ -1,0 +1,88 @@
+"""Where a disk runs while it is provisioned or checked.
+
+An engine does two things with a disk: it *serves* it to ``packer build`` (the container is started
+by us, the VM by Packer), and it *boots* it alone, for checks and for a shell. Either way the guest
+is reached over SSH on a loopback port of the host, and reaches the caches and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How a guest is reached over SSH."""
+
+    host: str
+    port: int
+    user: str
+    private_key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A throwaway SSH key pair: the private key's file and the public key's line."""
+
+    private: Path
+    public: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A cache as the guest sees it: ``guest_port`` there leads to ``host`` and ``port``."""
+
+    name: str
+    host: str
+    port: int
+    guest_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a run of a disk needs. ``work`` is a folder of the run's own; logs go to ``logs``."""
+
+    disk: Path
+    work: Path
+    logs: Path
+    keys: Keys
+    cpus: int = 2
+    memory_mib: int = 2048
+    forwards: Sequence[Forward] = ()
+    locks: Sequence[int] = field(default=())
+    firmware: str = "bios"
+
+    @property
+    def console(self) -> Path:
+        """The log of the guest's console."""
+        return self.logs / "console.log"
+
+
+class Engine(Protocol):
+    """One way to run a disk."""
+
+    name: Literal["qemu", "nspawn"]
+    guest_host: str
+    """Where the guest finds the caches."""
+
+    def serve(self, machine: Machine, parent: str) -> AbstractContextManager[Mapping[str, Any]]:
+        """Let ``packer build`` run a new overlay of ``parent``; ``machine.disk`` is the result.
+
+        ``parent`` is relative to the disk's folder. Yields what the template must know: fields of
+        :class:`builder.template.Circumstance`.
+        """
+        ...
+
+    def boot(self, machine: Machine) -> AbstractContextManager[Endpoint]:
+        """Start the disk, wait for SSH, yield where it answers; power it off at the end.
+
+        Raises :class:`builder.errors.CommandError` with the console's last lines when the guest
+        does not come up.
+        """
+        ...

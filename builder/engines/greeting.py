@@ -1,0 +1,47 @@
+"""Waiting until a guest's SSH server greets."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from builder.errors import CommandError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.process import Child
+
+_TAIL_BYTES = 2000
+
+
+def wait_for_ssh(port: int, child: Child, console: Path, *, timeout: float) -> None:
+    """Return once an SSH server greets on ``port``.
+
+    Raises :class:`CommandError`, with the console's last lines, when ``child`` ends first or
+    ``timeout`` seconds have passed.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if _greets(port):
+            return
+        if child.status is not None:
+            raise _no_ssh(f"the guest ended before SSH answered (status {child.status})", console)
+        time.sleep(0.05)
+    raise _no_ssh(f"SSH did not answer within {timeout:g} s", console)
+
+
+def _greets(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def _no_ssh(what: str, console: Path) -> CommandError:
+    text = console.read_bytes()[-_TAIL_BYTES:].decode(errors="replace") if console.exists() else ""
+    lines = [f"       {line}" for line in text.strip().splitlines()[-12:]]
+    message = "\n".join([what, *lines])
+    return CommandError(message, hint="the console's whole story is in the log", log=console)

@@ -1,0 +1,119 @@
+"""Run a disk as a container: for hosts where no VM runs at full speed.
+
+The disk stays a QCOW2 and is the same file a VM would use. A supervisor (:mod:`builder.engines.
+supervisor`) in namespaces of its own exports it as a raw file, mounts its root and boots it with
+systemd-nspawn. All of that - mounts, loop device, container, storage daemon - lives in those
+namespaces and goes when the supervisor goes, however it goes.
+
+The network namespace has a loopback interface and nothing else. The guest's caches are ports on
+that loopback, carried over Unix sockets, as is our SSH into the guest; there is no route to lose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from builder import disks, process
+from builder.engines import Endpoint, Forward, Machine
+from builder.engines.greeting import wait_for_ssh
+from builder.caches.ports import free as free_port
+from builder.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_BOOT_SECONDS = 90
+_STOP_SECONDS = 60
+
+
+class NspawnEngine:
+    """The engine ``nspawn``."""
+
+    name: Literal["qemu", "nspawn"] = "nspawn"
+    guest_host = "127.0.0.1"
+
+    @contextlib.contextmanager
+    def serve(self, machine: Machine, parent: str) -> Iterator[Mapping[str, Any]]:
+        """Boot a new overlay; Packer's null builder connects to it."""
+        disks.make_overlay(parent, machine.disk)
+        with self.boot(machine) as endpoint:
+            yield {"ssh_host": endpoint.host, "ssh_port": endpoint.port}
+
+    @contextlib.contextmanager
+    def boot(self, machine: Machine) -> Iterator[Endpoint]:
+        """Boot the disk in a container; see :class:`builder.engines.Engine`."""
+        _require_root()
+        with contextlib.ExitStack() as stack:
+            # Unix sockets have short names: 108 bytes, less than many a project's path.
+            sockets = Path(tempfile.mkdtemp(prefix="vaultbuild-"))
+            stack.callback(shutil.rmtree, sockets, ignore_errors=True)
+            for forward in machine.forwards:
+                stack.enter_context(_to_host(sockets / forward.name, forward, machine))
+            supervisor = stack.enter_context(process.session(_supervise(machine, sockets)))
+            port = free_port()
+            stack.enter_context(_from_host(port, sockets / "ssh", machine))
+            wait_for_ssh(port, supervisor, machine.console, timeout=_BOOT_SECONDS)
+            yield Endpoint("127.0.0.1", port, "root", machine.keys.private)
+            _power_off(supervisor)
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise HostError(
+            "the engine nspawn mounts disks, which only root may",
+            hint="run vaultbuild with sudo, or use --engine qemu",
+        )
+
+
+def _supervise(machine: Machine, sockets: Path) -> process.Child:
+    spec = {
+        "disk": str(machine.disk),
+        "work": str(machine.work),
+        "public_key": machine.keys.public,
+        "sockets": str(sockets),
+        "forwards": [[forward.name, forward.guest_port] for forward in machine.forwards],
+        "console": str(machine.console),
+    }
+    path = machine.work / "container.json"
+    path.write_text(json.dumps(spec))
+    namespaces = ["unshare", "--mount", "--net", "--uts", "--ipc"]
+    python = [sys.executable, "-m", "builder.engines.supervisor", str(path)]
+    return process.start(
+        [*namespaces, *python],
+        log=machine.logs / "container.log",
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        keep_fds=machine.locks,
+        contained=True,
+    )
+
+
+def _power_off(supervisor: process.Child) -> None:
+    """Let the guest shut down, so that its disk is whole; raise when it does not."""
+    status = supervisor.stop(grace=_STOP_SECONDS)
+    if status:
+        raise process.failure(
+            ["supervisor"], status, supervisor.log.read_text(), log=supervisor.log
+        )
+
+
+@contextlib.contextmanager
+def _to_host(path: Path, forward: Forward, machine: Machine) -> Iterator[None]:
+    """Carry what arrives at a Unix socket to a cache."""
+    argv = ["socat", f"UNIX-LISTEN:{path},fork,mode=600", f"TCP:{forward.host}:{forward.port}"]
+    with process.session(process.start(argv, log=machine.logs / "forward.log")):
+        yield
+
+
+@contextlib.contextmanager
+def _from_host(port: int, path: Path, machine: Machine) -> Iterator[None]:
+    """Carry what arrives at a port of the host's loopback to a Unix socket."""
+    argv = ["socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork", f"UNIX-CONNECT:{path}"]
+    with process.session(process.start(argv, log=machine.logs / "forward.log")):
+        yield

@@ -1,0 +1,139 @@
+"""Run a disk as a virtual machine: with KVM where it works, in emulation elsewhere.
+
+Under ``packer build`` Packer starts the VM (see :mod:`builder.template`); here it is started without
+Packer, for checks and for a shell. The user network is restricted: the guest reaches the caches, by
+``guestfwd`` commands, and nothing else; without ``restrict=on`` it could read every service on the
+host's loopback.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from builder import disks, process
+from builder.engines import Endpoint, Forward, Machine
+from builder.engines.greeting import wait_for_ssh
+from builder.caches.ports import free as free_port
+from builder.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+GUEST_HOST = "10.0.2.100"
+# Emulation boots a Debian cloud kernel in 60 to 70 s on a busy two-core host; KVM in 5.
+_BOOT_SECONDS = {"kvm": 120, "tcg": 600}
+_STOP_SECONDS = {"kvm": 60, "tcg": 180}
+_FIRMWARE = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+)
+
+
+class QemuEngine:
+    """The engine ``qemu``."""
+
+    name: Literal["qemu", "nspawn"] = "qemu"
+    guest_host = GUEST_HOST
+
+    def __init__(self, accelerator: Literal["kvm", "tcg"]) -> None:
+        """``accelerator`` is ``kvm`` or ``tcg``."""
+        self.accelerator = accelerator
+
+    @contextlib.contextmanager
+    def serve(self, machine: Machine, parent: str) -> Iterator[Mapping[str, Any]]:
+        """Let Packer's qemu builder make the overlay and run the VM."""
+        output = machine.work / "packer"
+        yield {
+            "accelerator": self.accelerator,
+            "ssh_timeout": f"{_BOOT_SECONDS[self.accelerator]}s",
+            "parent_disk": (machine.disk.parent / parent).resolve(),
+            "output_folder": output,
+            "guest_host": GUEST_HOST,
+            "forwards": {forward.guest_port: forward.port for forward in machine.forwards},
+            "relay": process.require("socat"),
+        }
+        # Packer names the parent by its absolute path; the store may be moved, so ours is relative.
+        if (made := output / "disk.qcow2").exists():
+            disks.rebase(made, parent, moved_to=machine.disk)
+
+    @contextlib.contextmanager
+    def boot(self, machine: Machine) -> Iterator[Endpoint]:
+        """Boot the disk in a VM; see :class:`builder.engines.Engine`."""
+        port = free_port()
+        argv = self._command(machine, port)
+        log = machine.logs / "qemu.log"
+        started = process.start(argv, log=log, keep_fds=machine.locks, contained=True)
+        with process.session(started) as child:
+            timeout = _BOOT_SECONDS[self.accelerator]
+            wait_for_ssh(port, child, machine.console, timeout=timeout)
+            yield Endpoint("127.0.0.1", port, "root", machine.keys.private)
+
+    def _command(self, machine: Machine, port: int) -> list[str]:
+        machine.logs.mkdir(parents=True, exist_ok=True)
+        return [
+            "qemu-system-x86_64",
+            "-nodefaults", "-display", "none", "-no-user-config",
+            *acceleration(self.accelerator),
+            "-smp", str(machine.cpus),
+            "-m", str(machine.memory_mib),
+            "-drive", f"file={machine.disk},if=virtio,format=qcow2,discard=unmap,cache=unsafe",
+            "-netdev", user_network(port, machine.forwards),
+            "-device", "virtio-net-pci,netdev=net,romfile=",
+            "-device", "virtio-rng-pci",
+            "-serial", f"file:{machine.console}",
+            "-smbios", credential(machine.keys.public),
+            *_firmware(machine),
+        ]  # fmt: skip
+
+
+def acceleration(accelerator: str) -> list[str]:
+    """Return the machine and processor for ``kvm`` or ``tcg``."""
+    if accelerator == "kvm":
+        return ["-machine", "q35,accel=kvm", "-cpu", "host"]
+    return ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]
+
+
+def user_network(port: int, forwards: Sequence[Forward]) -> str:
+    """Return the value of ``-netdev``: SSH in from ``port``, the caches out, nothing else.
+
+    The ``-cmd:`` form of guestfwd starts a program for each connection; the ``-tcp:`` form hangs
+    after its first one (QEMU 7.2).
+    """
+    # QEMU splits the command at blanks itself and starts no shell.
+    out = [
+        f"guestfwd=tcp:{GUEST_HOST}:{forward.guest_port}"
+        f"-cmd:{process.require('socat')} - TCP:{forward.host}:{forward.port}"
+        for forward in forwards
+    ]
+    fields = ["user", "id=net", "restrict=on", f"hostfwd=tcp:127.0.0.1:{port}-:22", *out]
+    return ",".join(fields)
+
+
+def credential(public_key: str) -> str:
+    """Return the value of ``-smbios`` that hands the guest's systemd our public key."""
+    encoded = base64.b64encode(f"{public_key}\n".encode()).decode()
+    return f"type=11,value=io.systemd.credential.binary:ssh.authorized_keys.root={encoded}"
+
+
+def _firmware(machine: Machine) -> list[str]:
+    if machine.firmware == "bios":
+        return []
+    code, variables = find_ovmf()
+    own = machine.work / "efi-variables.fd"
+    shutil.copyfile(variables, own)
+    return [
+        "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}",
+        "-drive", f"if=pflash,format=raw,unit=1,file={own}",
+    ]  # fmt: skip
+
+
+def find_ovmf() -> tuple[Path, Path]:
+    """Return the UEFI firmware and its empty variable store."""
+    for code, variables in _FIRMWARE:
+        if Path(code).is_file() and Path(variables).is_file():
+            return Path(code), Path(variables)
+    raise HostError("this host has no UEFI firmware for VMs", hint="apt-get install ovmf")

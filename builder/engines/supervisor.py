@@ -1,0 +1,184 @@
+"""The first process of a container's namespaces: it mounts the disk, boots it, takes it down.
+
+Run as ``python -m builder.engines.supervisor container.json`` by :mod:`builder.engines.nspawn`,
+inside new mount, network, PID, IPC and UTS namespaces. SIGTERM means: power off the guest, unmount,
+close the disk, end with 0. SIGKILL means that the kernel takes everything down with us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder import process
+from builder.errors import CommandError, VaultbuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_log = logging.getLogger(__name__)
+# Type 83, and the discoverable types of an x86-64 root.
+_ROOT_TYPES = ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "0FC63DAF-8483-4772-8E79-3D69D8477DE4", "83")
+_EXPORT_SECONDS = 20
+_SHUTDOWN_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What ``container.json`` says."""
+
+    disk: Path
+    work: Path
+    public_key: str
+    sockets: Path
+    forwards: Sequence[tuple[str, int]]
+    console: Path
+
+    @classmethod
+    def read(cls, path: Path) -> Spec:
+        """Read the file that the engine wrote."""
+        found: dict[str, Any] = json.loads(path.read_text())
+        return cls(
+            disk=Path(found["disk"]),
+            work=Path(found["work"]),
+            public_key=found["public_key"],
+            sockets=Path(found["sockets"]),
+            forwards=[(name, port) for name, port in found["forwards"]],
+            console=Path(found["console"]),
+        )
+
+
+def supervise(spec: Spec) -> None:
+    """Boot the disk and stay until told to stop."""
+    stop = _Stop()
+    process.run(["ip", "link", "set", "lo", "up"])
+    log = spec.console.with_name("container.log")
+    with contextlib.ExitStack() as stack:
+        raw = stack.enter_context(exported(spec.disk, spec.work, log))
+        root = stack.enter_context(mounted(raw, spec.work))
+        for argv in _carriers(spec):
+            stack.enter_context(process.session(process.start(argv, log=log)))
+        container = stack.enter_context(process.session(_nspawn(spec, root)))
+        stop.wait(container)
+        if container.stop(grace=_SHUTDOWN_SECONDS) not in (0, -signal.SIGTERM):
+            _log.warning("the container ended with status %s", container.status)
+        # What the guest freed becomes holes again: a smaller overlay, for a tenth of a second.
+        process.run(["fstrim", root], check=False)
+
+
+class _Stop:
+    """SIGTERM and SIGINT, remembered."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    def wait(self, container: process.Child) -> None:
+        """Return when asked to stop; raise when the container ends by itself."""
+        while not self._asked:
+            if container.status is not None:
+                raise CommandError(f"the container ended by itself with status {container.status}")
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def exported(disk: Path, work: Path, log: Path) -> Iterator[Path]:
+    """Show a QCOW2 as a raw file, by the storage daemon and FUSE."""
+    raw, control = work / "disk.raw", work / "qmp"
+    raw.touch()
+    argv = [
+        "qemu-storage-daemon",
+        "--blockdev", f"driver=file,node-name=file,filename={disk},discard=unmap,aio=threads",
+        "--blockdev", "driver=qcow2,node-name=disk,file=file,discard=unmap,detect-zeroes=unmap",
+        "--export", f"type=fuse,id=raw,node-name=disk,mountpoint={raw},writable=on",
+        "--chardev", f"socket,id=qmp,path={control},server=on,wait=off",
+        "--monitor", "chardev=qmp",
+    ]  # fmt: skip
+    with process.session(process.start(argv, log=log)) as daemon:
+        deadline = time.monotonic() + _EXPORT_SECONDS
+        while raw.stat().st_size == 0:
+            if daemon.status is not None or time.monotonic() > deadline:
+                raise process.failure(argv, daemon.status or 0, log.read_text(), log=log)
+            time.sleep(0.01)
+        yield raw
+        # SIGTERM makes it flush and close the QCOW2; only then is the file whole.
+        if daemon.stop():
+            raise process.failure(argv, daemon.status or 0, log.read_text(), log=log)
+
+
+@contextlib.contextmanager
+def mounted(raw: Path, work: Path) -> Iterator[Path]:
+    """Mount the root file system of a raw disk."""
+    root = work / "root"
+    root.mkdir(exist_ok=True)
+    start, size = root_partition(raw)
+    options = f"loop,offset={start},sizelimit={size},noatime"
+    process.run(["mount", "-t", "ext4", "-o", options, raw, root])
+    try:
+        yield root
+    finally:
+        process.run(["umount", root])
+
+
+def root_partition(raw: Path) -> tuple[int, int]:
+    """Return where the root file system starts and how long it is, in bytes."""
+    table = json.loads(process.run(["sfdisk", "--json", raw]).stdout)["partitiontable"]
+    sector = table.get("sectorsize", 512)
+    roots = [part for part in table["partitions"] if part["type"].upper() in _ROOT_TYPES]
+    if not roots:
+        raise CommandError(f"{raw} has no Linux root partition")
+    largest = max(roots, key=lambda part: int(part["size"]))
+    return largest["start"] * sector, largest["size"] * sector
+
+
+def _carriers(spec: Spec) -> Iterator[list[str]]:
+    """The programs that carry the caches in and SSH out, each over a Unix socket."""
+    yield ["socat", f"UNIX-LISTEN:{spec.sockets}/ssh,fork,mode=600", "TCP:127.0.0.1:22"]
+    for name, port in spec.forwards:
+        listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
+        yield ["socat", listen, f"UNIX-CONNECT:{spec.sockets}/{name}"]
+
+
+def _nspawn(spec: Spec, root: Path) -> process.Child:
+    """Boot the container. Its SSH key arrives as a credential and is written by the guest itself."""
+    key = spec.work / "authorized_keys"
+    key.write_text(spec.public_key + "\n")
+    argv = [
+        "systemd-nspawn", "--quiet", "--boot",
+        "--directory", root,
+        "--machine", "vaultbuild",
+        "--hostname", "localhost",
+        "--register=no", "--keep-unit", "--resolv-conf=off", "--timezone=off", "--link-journal=no",
+        # Every fsync of dpkg would wait for the disk; the disk is synced once, when it is closed.
+        "--suppress-sync=yes",
+        f"--load-credential=ssh.authorized_keys.root:{key}",
+        "--capability=CAP_NET_ADMIN",
+        "--console=read-only",
+    ]  # fmt: skip
+    return process.start(argv, log=spec.console)
+
+
+def main() -> int:
+    """Run the supervisor; the error, if any, goes to the log that the engine reads."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        supervise(Spec.read(Path(sys.argv[1])))
+    except VaultbuildError as error:
+        _log.error("%s", error.message)  # noqa: TRY400 - the message is the whole story
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""The ways a build can fail, by who must act.
+
+::
+
+    VaultbuildError          message, hint, log, exit status
+    ├── ProjectError      2  files of the project are wrong: all their problems at once
+    ├── HostError         3  this host lacks something; the hint is the command that cures it
+    ├── CommandError      1  a program ran and failed; its last lines and its log
+    ├── ProvisionError    1  a role failed: stage, role, task, what the guest said
+    ├── CheckError        1  the image was built but is not right; it stays, unpublishable
+    ├── StoreError        1  the store or a release cannot take or give what was asked
+    └── Interrupted     130  somebody said stop
+
+Raised where the fact is known, with the hint written there. Caught once, in :mod:`builder.cli`.
+Anything else that surfaces is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class VaultbuildError(Exception):
+    """Something a person can act on."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, log: Path | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.log = log
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in one file of the project.
+
+    ``line`` counts from 1; ``key`` is the dotted path inside the file, such as ``roles.2.name``.
+    """
+
+    file: Path
+    message: str
+    line: int | None = None
+    key: str | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else str(self.file)
+        key = f"{self.key}: " if self.key else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{place}: {key}{self.message}{hint}"
+
+
+class ProjectError(VaultbuildError):
+    """Files of the project are wrong; every problem found is listed."""
+
+    exit_status = 2
+
+    def __init__(self, problems: Sequence[Problem], *, hint: str | None = None) -> None:
+        count = len(problems)
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        super().__init__(f"{count} problem{'s' * (count != 1)} in this project\n{lines}", hint=hint)
+        self.problems = tuple(problems)
+
+
+class HostError(VaultbuildError):
+    """This host lacks something."""
+
+    exit_status = 3
+
+
+class CommandError(VaultbuildError):
+    """A program ran and failed."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        output: str = "",
+        hint: str | None = None,
+        log: Path | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, log=log)
+        self.status = status
+        self.output = output
+
+
+class ProvisionError(VaultbuildError):
+    """A role failed in the guest."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str,
+        role: str,
+        task: str | None,
+        hint: str | None = None,
+        log: Path | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, log=log)
+        self.stage = stage
+        self.role = role
+        self.task = task
+
+
+class CheckError(VaultbuildError):
+    """An image failed its checks."""
+
+
+class StoreError(VaultbuildError):
+    """The store or a release cannot take or give what was asked."""
+
+
+class Interrupted(VaultbuildError):  # noqa: N818 - not an error of anybody's making
+    """Somebody pressed Ctrl-C or sent SIGTERM."""
+
+    exit_status = 130

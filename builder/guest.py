@@ -1,0 +1,213 @@
+"""The program that Packer calls back: ``python -m builder.guest JOB HOST PORT``.
+
+The job is a document that the driver wrote; what came of it is another, written in one step
+however the program ends. The driver believes that document and not Packer's "non-zero exit status".
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from builder import ssh
+from builder.engines import Endpoint
+from builder.errors import CommandError, Interrupted, ProvisionError, VaultbuildError
+from builder.events import Writer
+from builder.files import write_json
+from builder.provision import (
+    Caches,
+    Provisioner,
+    Setup,
+    Use,
+    choose_strategy,
+    enter,
+    leave,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.outcome import RoleResult
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to do to one guest. Roles before ``first_role`` are in its disk already."""
+
+    stage: str
+    snapshot: Path
+    private_key: Path
+    logs: Path
+    events: Path
+    result: Path
+    roles: tuple[Use, ...]
+    caches: Caches = field(default_factory=Caches)
+    first_role: int = 0
+    strategy: str = "auto"
+    user: str = "root"
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a job. ``status`` is done, failed, interrupted, or crashed (a bug of ours).
+
+    ``packages`` has ``dpkg`` (name to version) and ``python`` (virtual environment to name to
+    version). ``failure`` has role, task, message, hint and log.
+    """
+
+    stage: str
+    status: str = "crashed"
+    strategy: str = ""
+    roles: list[dict[str, Any]] = field(default_factory=list)
+    packages: dict[str, Any] = field(default_factory=dict)
+    failure: dict[str, Any] | None = None
+    schema: int = SCHEMA
+
+
+class Checkpointer(Protocol):
+    """Freezes the disk as it stands after a role."""
+
+    def after_role(self, index: int, result: RoleResult) -> None:
+        """Freeze the disk after role number ``index`` of the stage; the guest still runs."""
+
+
+class NoCheckpoints:
+    """Freezes nothing: the stage is made in one go."""
+
+    def after_role(self, index: int, result: RoleResult) -> None:
+        """Do nothing."""
+
+
+def write_job(path: Path, job: Job) -> None:
+    """Write the document that tells this program what to do."""
+    document = {"schema": SCHEMA, **asdict(job)}
+    write_json(path, json.loads(json.dumps(document, default=str)), durable=False)
+
+
+def read_job(path: Path) -> Job:
+    """Read what :func:`write_job` wrote."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document.pop("schema") != SCHEMA:
+        raise VaultbuildError(f"{path} was written by another version of vaultbuild")
+    for name in ("snapshot", "private_key", "logs", "events", "result"):
+        document[name] = Path(document[name])
+    document["roles"] = tuple(Use(**role) for role in document["roles"])
+    document["caches"] = Caches(**document["caches"])
+    return Job(**document)
+
+
+def read_result(path: Path) -> Result | None:
+    """Return what came of a job; None when the program never got to run."""
+    if not path.exists():
+        return None
+    return Result(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def raise_failure(result: Result) -> None:
+    """Raise what the program raised, when it did not do its job."""
+    if result.status == "done":
+        return
+    failure = result.failure or {"message": f"{result.stage}: the provisioning program crashed"}
+    if result.status == "interrupted":
+        raise Interrupted(failure["message"])
+    raise ProvisionError(
+        failure["message"],
+        stage=result.stage,
+        role=failure.get("role") or "",
+        task=failure.get("task"),
+        hint=failure.get("hint"),
+        log=Path(failure["log"]) if failure.get("log") else None,
+    )
+
+
+def carry_out(
+    job: Job, endpoint: Endpoint, checkpointer: Checkpointer, stop: threading.Event
+) -> Result:
+    """Do the job; return what came of it, which stands in the job's result file too."""
+    result = Result(job.stage)
+    try:
+        _carry_out(job, endpoint, checkpointer, stop, result)
+        result.status = "done"
+    except VaultbuildError as error:
+        result.status = "interrupted" if isinstance(error, Interrupted) else "failed"
+        result.failure = _failure(error)
+    finally:
+        write_json(job.result, asdict(result), durable=False)
+    return result
+
+
+def _carry_out(
+    job: Job, endpoint: Endpoint, checkpointer: Checkpointer, stop: threading.Event, result: Result
+) -> None:
+    strategy = choose_strategy(job.strategy)
+    result.strategy = strategy.name
+    setup = Setup(job.stage, job.snapshot, job.logs, job.caches, strategy)
+    try:
+        with (
+            ssh.connect(endpoint, log=job.logs / "ssh.log") as link,
+            Writer(job.events, job.stage) as events,
+        ):
+            enter(link, job.caches)
+            provisioner = Provisioner(setup, link, events, cancelled=stop.is_set)
+            for index, use in list(enumerate(job.roles))[job.first_role :]:
+                if stop.is_set():
+                    raise Interrupted(f"{job.stage}: stopped before role {use.name}")
+                done = provisioner.run(index, use)
+                result.roles.append(_role(done))
+                checkpointer.after_role(index, done)
+            result.packages = leave(link, ssh.public_key(endpoint))
+    except ssh.UnreachableError as error:
+        raise _unreachable(job, endpoint, error) from error
+    except CommandError as error:
+        # In the guest itself only two small programs of ours run outside of roles.
+        raise ProvisionError(
+            f"{job.stage}: the guest cannot be prepared or left: {error.message}",
+            stage=job.stage, role="", task=None, log=job.logs / "ssh.log",
+            hint="the guest needs /usr/bin/python3; see its console log",
+        ) from error  # fmt: skip
+
+
+def _unreachable(job: Job, endpoint: Endpoint, error: ssh.UnreachableError) -> ProvisionError:
+    place = f"{endpoint.user}@{endpoint.host} port {endpoint.port}"
+    return ProvisionError(
+        f"{job.stage}: the guest does not answer on SSH ({place})\n       {error}",
+        stage=job.stage, role="", task=None, log=job.logs / "ssh.log",
+        hint="the guest's console log says how far it came",
+    )  # fmt: skip
+
+
+def _role(result: RoleResult) -> dict[str, Any]:
+    return {**asdict(result), "changed": result.changed}
+
+
+def _failure(error: VaultbuildError) -> dict[str, Any]:
+    return {
+        "role": getattr(error, "role", None),
+        "task": getattr(error, "task", None),
+        "message": error.message,
+        "hint": error.hint,
+        "log": str(error.log) if error.log else None,
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do the job that the arguments name; return the exit status for Packer."""
+    path, host, port = arguments
+    job = read_job(Path(path))
+    stop = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stop.set())
+    endpoint = Endpoint(host, int(port), job.user, job.private_key)
+    result = carry_out(job, endpoint, NoCheckpoints(), stop)
+    return 0 if result.status == "done" else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

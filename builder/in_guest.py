@@ -1,0 +1,110 @@
+"""What runs inside the guest before the first role and after the last.
+
+This file is not imported by the driver: it is sent to the guest's Python over SSH, so that it costs
+one round trip instead of an Ansible run. Therefore it knows only the standard library, and is
+written for every Python from 3.9 on.
+
+``enter`` points the guest's apt to the caches and makes room for temporary files. ``leave`` says
+what is installed and takes away every trace of the provisioning.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+# On tmpfs: gone at the end, whatever happens.
+RUN = "run/vaultbuild"
+# On the disk: wheels and models of gigabytes do not fit a tmpfs. Taken away by ``leave``.
+SCRATCH = "var/tmp/vaultbuild"
+# Where Ansible's asynchronous jobs are noted. Mitogen does not let it stand elsewhere.
+ASYNC = "root/.ansible_async"
+DPKG_STATUS = "var/lib/dpkg/status"
+VENVS = "opt/vaultbuild/venvs"
+AUTHORIZED_KEYS = "root/.ssh/authorized_keys"
+
+
+def enter(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Make the folders of provisioning and the configuration of apt, for this boot only."""
+    run, scratch = root / RUN, root / SCRATCH
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "apt.conf").write_text(settings["apt_conf"])
+    scratch.mkdir(parents=True, exist_ok=True)
+    # Like /tmp: programs of other users (apt's, man-db's) inherit TMPDIR from the role.
+    scratch.chmod(0o1777)
+    (scratch / "ansible").mkdir(mode=0o700, exist_ok=True)
+    return {}
+
+
+def leave(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the installed packages; remove what provisioning put into the guest."""
+    status = root / DPKG_STATUS
+    installed = dpkg_packages(status.read_text(encoding="utf-8")) if status.exists() else {}
+    packages = {"dpkg": installed, "python": python_packages(root / VENVS)}
+    for trace in (ASYNC, RUN, SCRATCH):
+        shutil.rmtree(root / trace, ignore_errors=True)
+    forget_key(root / AUTHORIZED_KEYS, settings["public_key"])
+    return packages
+
+
+def dpkg_packages(status: str) -> dict[str, str]:
+    """Return the version of each installed package in dpkg's status file."""
+    packages: dict[str, str] = {}
+    for paragraph in status.split("\n\n"):
+        if _field("Status", paragraph, last=True) == "installed":
+            name = _field("Package", paragraph)
+            if name in packages:
+                name = f"{name}:{_field('Architecture', paragraph)}"
+            packages[name] = _field("Version", paragraph)
+    return packages
+
+
+def python_packages(venvs: Path) -> dict[str, dict[str, str]]:
+    """Return the version of each distribution in each virtual environment; pip is not needed."""
+    return {
+        venv.name: dict(sorted(map(_distribution, venv.glob(_METADATA))))
+        for venv in sorted(venvs.glob("*"))
+        if venv.is_dir()
+    }
+
+
+_METADATA = "lib/python3*/site-packages/*.dist-info/METADATA"
+
+
+def _distribution(metadata: Path) -> tuple[str, str]:
+    text = metadata.read_text(encoding="utf-8", errors="replace")
+    return _field("Name", text), _field("Version", text)
+
+
+def _field(name: str, text: str, *, last: bool = False) -> str:
+    found = re.search(rf"^{name}:[ \t]*(\S.*)$", text, re.MULTILINE)
+    if not found:
+        return "unknown"
+    words = found.group(1).split()
+    return words[-1 if last else 0]
+
+
+def forget_key(file: Path, public_key: str) -> None:
+    """Remove the build's key from the keys that may log in; remove the file when no key is left."""
+    if not file.exists():
+        return
+    kept = [line for line in file.read_text().splitlines() if public_key not in line]
+    if any(line.strip() for line in kept):
+        file.write_text("\n".join(kept) + "\n")
+    else:
+        file.unlink()
+
+
+def main() -> None:
+    """Do what the first argument names with the settings in the second."""
+    what, settings = sys.argv[1], json.loads(sys.argv[2])
+    said = {"enter": enter, "leave": leave}[what](Path("/"), settings)
+    sys.stdout.write(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()

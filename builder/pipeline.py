@@ -1,0 +1,243 @@
+"""The stages of a project, for one variant, and what lies between the root and any of them.
+
+Values only: nothing here changes, and nothing reads a file except :func:`load_pipeline`. Once the
+project's files were found right, the answer is kept, and while they stay the same neither YAML nor
+pydantic is loaded again: ``vaultbuild plan`` runs after every keystroke that matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from builder.errors import Problem, ProjectError
+from builder.memo import Tree, keep, program_digest, recall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+PIPELINE_FILE = Path("stages/pipeline.yml")
+ROLES_FOLDER = Path("ansible/roles")
+
+# The modules that turn files into the answer: when one of them changes, kept answers are void.
+_DECIDING = ("config", "memo", "pipeline", "resolve", "schema", "settings", "yamlfile")
+_MIB = 2**20
+
+SourceKind = Literal["bootstrap", "cloud_image", "iso"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a guest gets. Never in a key, except the disk's size, in the source's."""
+
+    cpus: int
+    memory_mib: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoleUse:
+    """A role as a stage uses it, with the variables that it and its dependencies declare.
+
+    ``paths`` are the variables that name a file of the stage's folder, relative to the project;
+    ``variables`` are all others. Neither has what is only a default.
+    """
+
+    name: str
+    variables: Mapping[str, Any]
+    paths: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role as the project has it.
+
+    ``dependencies`` are all roles that run before it, transitively, in their order; ``defaults``
+    are the values of its own declared variables where a stage gives none.
+    """
+
+    name: str
+    dependencies: tuple[str, ...]
+    defaults: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the role, relative to the project."""
+        return ROLES_FOLDER / self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A named step whose result is an image. ``folder`` and ``template`` are project-relative."""
+
+    name: str
+    parent: str | None
+    roles: tuple[RoleUse, ...]
+    template: Path
+    network: str
+    resources: Resources
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the root stage starts from.
+
+    ``settings`` have their defaults filled in; ``paths`` are the files of the root stage's folder
+    that they name, relative to the project.
+    """
+
+    kind: SourceKind
+    settings: Mapping[str, Any]
+    paths: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """All stages of one variant, parents first."""
+
+    project: Path
+    name: str
+    version: str
+    variant: str
+    variants: tuple[str, ...]
+    source: Source
+    stages: tuple[Stage, ...]
+    roles: Mapping[str, Role]
+    resources: Resources
+    caches: Mapping[str, Mapping[str, Any]]
+
+    def stage(self, name: str) -> Stage:
+        """Return a stage; raise :class:`ProjectError` that names the nearest one."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise _unknown("stage", name, (stage.name for stage in self.stages))
+
+    def lineage(self, name: str) -> tuple[Stage, ...]:
+        """Return the stages from the root to ``name``."""
+        stage = self.stage(name)
+        above = self.lineage(stage.parent) if stage.parent else ()
+        return (*above, stage)
+
+    def role_folder(self, name: str) -> Path:
+        """Return the folder of a role, relative to the project."""
+        return self.roles[name].folder
+
+    def role_dependencies(self, name: str) -> tuple[str, ...]:
+        """Return all roles that run before ``name``, transitively, in their order."""
+        return self.roles[name].dependencies
+
+    def variables_of(self, name: str) -> dict[str, Any]:
+        """Return the values in force in a stage's image: of its roles and its ancestors'.
+
+        A stage's own values win over its ancestors', given ones over defaults. Files are named
+        relative to the project.
+        """
+        values: dict[str, Any] = {}
+        for use in (use for stage in self.lineage(name) for use in stage.roles):
+            for role in (*self.role_dependencies(use.name), use.name):
+                values |= self.roles[role].defaults
+            values |= use.variables
+            values |= {name: str(path) for name, path in use.paths.items()}
+        return values
+
+
+def load_pipeline(
+    project: Path, variant: str | None = None, *, cache: Path | None = None
+) -> Pipeline:
+    """Return the pipeline of a variant, or of the default one.
+
+    Raises :class:`ProjectError` with every mistake of every file. ``cache`` is a file where the
+    answer is kept for as long as the files are the same; a cache that is broken is not there.
+    """
+    answer = _recall(project, cache) or _resolve(project, cache)
+    chosen = variant or answer["variant"]
+    if chosen not in answer["variants"]:
+        raise _unknown("variant", chosen, answer["variants"])
+    return _pipeline(project, chosen, answer)
+
+
+def _recall(project: Path, cache: Path | None) -> dict[str, Any] | None:
+    return recall(cache, project, program=_program()) if cache else None
+
+
+def _resolve(project: Path, cache: Path | None) -> dict[str, Any]:
+    # Late: YAML and pydantic take longer to import than a plan with nothing changed may take.
+    from builder.config import read_project
+    from builder.resolve import resolve
+
+    tree = Tree(project)
+    answer = resolve(read_project(tree), tree)
+    if cache:
+        keep(cache, tree, answer, program=_program())
+    return answer
+
+
+def _program() -> str:
+    folder = Path(__file__).parent
+    return program_digest(folder / f"{module}.py" for module in _DECIDING)
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> ProjectError:
+    from builder.suggest import suggestion  # late: only a mistake needs it
+
+    hint = suggestion(name, known)
+    return ProjectError([Problem(PIPELINE_FILE, f'there is no {kind} "{name}"', hint=hint)])
+
+
+# --- from the answer's document to values ---------------------------------------------------------
+
+
+def _pipeline(project: Path, variant: str, answer: Mapping[str, Any]) -> Pipeline:
+    chosen = answer["variants"][variant]
+    return Pipeline(
+        project=project.absolute(),
+        name=answer["name"],
+        version=answer["version"],
+        variant=variant,
+        variants=tuple(answer["variants"]),
+        source=_source(chosen["source"]),
+        stages=tuple(_stage(stage) for stage in chosen["stages"]),
+        roles={name: _role(name, role) for name, role in answer["roles"].items()},
+        resources=_resources(answer["resources"]),
+        caches=answer["caches"],
+    )
+
+
+def _source(document: Mapping[str, Any]) -> Source:
+    kind = cast("SourceKind", document["kind"])
+    return Source(kind, document["settings"], _paths(document["paths"]))
+
+
+def _stage(document: Mapping[str, Any]) -> Stage:
+    return Stage(
+        name=document["name"],
+        parent=document["parent"],
+        roles=tuple(_role_use(use) for use in document["roles"]),
+        template=Path(document["template"]),
+        network=document["network"],
+        resources=_resources(document["resources"]),
+        folder=Path(document["folder"]),
+    )
+
+
+def _role_use(document: Mapping[str, Any]) -> RoleUse:
+    return RoleUse(document["name"], document["variables"], _paths(document["paths"]))
+
+
+def _role(name: str, document: Mapping[str, Any]) -> Role:
+    return Role(name, tuple(document["dependencies"]), document["defaults"])
+
+
+def _resources(document: Mapping[str, int]) -> Resources:
+    return Resources(
+        cpus=document["cpus"],
+        memory_mib=document["memory"] // _MIB,
+        disk_bytes=document["disk"],
+    )
+
+
+def _paths(document: Mapping[str, str]) -> dict[str, Path]:
+    return {name: Path(path) for name, path in document.items()}

@@ -1,0 +1,198 @@
+"""One project, one variant, one engine: everything that a command needs to plan and to build.
+
+This is where the pure parts meet the disk: the pipeline is loaded, its inputs are digested, the
+store is asked what it holds. What is slow and rarely changes is remembered below ``cache/var/index``.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder import process
+from builder.digest import Facts, StatCache, file_signature
+from builder.engines.nspawn import NspawnEngine
+from builder.engines.qemu import QemuEngine
+from builder.inputs import StageInputs, Template, Toolset, lineage_inputs, remembered_templates
+from builder.packer import Packer
+from builder.pipeline import load_pipeline
+from builder.plan import make_plan
+from builder.provision import PROVISIONING_VERSION
+from builder.sources.bootstrap import BOOTSTRAP_VERSION
+from builder.store import Store
+from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
+    from builder.engines import Engine
+    from builder.pipeline import Pipeline, Stage
+    from builder.plan import Plan
+    from builder.verify import Verdict
+
+# The distributions whose versions shape what is in an image.
+_SHAPING = ("ansible-core", "ansible-runner", "jinja2")
+
+
+class Project:
+    """A project folder seen for one variant and one engine."""
+
+    def __init__(self, folder: Path, *, variant: str | None = None, engine: str = "auto") -> None:
+        """``variant`` None is the pipeline's default; ``engine`` is auto, qemu or nspawn."""
+        self.folder = folder.absolute()
+        self.var = self.folder / "cache/var"
+        self.index = self.var / "index"
+        self.store = Store(self.var)
+        self._variant = variant
+        self._engine = engine
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of the variant; raises ProjectError with every mistake of every file."""
+        return load_pipeline(self.folder, self._variant, cache=self.index / "pipeline.json")
+
+    @cached_property
+    def cache(self) -> StatCache:
+        """What the project's files hold."""
+        return StatCache(self.folder, self.index / "files.json")
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What was derived before."""
+        return Facts(self.index / "facts.json")
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine that stages are built and checked with."""
+        if self._engine == "nspawn" or (self._engine == "auto" and not self._kvm):
+            return NspawnEngine()
+        return self.vm
+
+    @cached_property
+    def vm(self) -> QemuEngine:
+        """The engine qemu, with KVM where it works: releases are always booted by it."""
+        return QemuEngine("kvm" if self._kvm else "tcg")
+
+    @cached_property
+    def _kvm(self) -> bool:
+        from builder import kvm  # late: nothing else needs it
+
+        works, _ = kvm.usable(self.index / "kvm.json")
+        return works
+
+    @cached_property
+    def packer(self) -> Packer:
+        """The Packer that this host has."""
+        program = process.require("packer")
+        known = self.facts.remember("packer", file_signature(Path(program)), _find_packer)
+        plugins = Path(known["plugins"]) if known["plugins"] else None
+        return Packer(program, (known["major"], known["minor"], known["patch"]), plugins)
+
+    def target(self, name: str | None) -> str:
+        """Return ``name`` when it is a stage; without a name, the pipeline's last stage."""
+        return self.pipeline.stage(name).name if name else self.pipeline.stages[-1].name
+
+    def inputs(self, name: str) -> tuple[StageInputs, ...]:
+        """Return what each stage from the root to ``name`` depends on."""
+        found = lineage_inputs(self.pipeline, name, tools=self._toolset(), cache=self.cache)
+        self.cache.save()
+        self.facts.save()
+        return found
+
+    def plan(self, name: str, inputs: tuple[StageInputs, ...], *, force: bool = False) -> Plan:
+        """Decide what must run to have the image of the stage ``name``."""
+        lineage = self.pipeline.lineage(name)
+        keys = {stage.stage: stage.key for stage in inputs}
+        variant = self.pipeline.variant
+        return make_plan(
+            inputs,
+            variant=variant,
+            present={key for key in keys.values() if self.store.find(key)},
+            last={stage.name: self.store.last(variant, stage.name) for stage in lineage},
+            verdicts=set(self._judged(lineage, keys)),
+            force={name} if force else frozenset(),
+        )
+
+    def dates(self, plan: Plan) -> dict[str, str]:
+        """Return by stage when the images that a plan reuses were built."""
+        images = {step.stage: self.store.find(step.key) for step in plan.steps}
+        return {name: image.record.created for name, image in images.items() if image}
+
+    def checks(self, name: str, *, whole: bool) -> CheckSet:
+        """Return the checks of a stage: its own, or the ``whole`` of its lineage."""
+        lineage = self.pipeline.lineage(name)
+        chosen = lineage if whole else lineage[-1:]
+        return checks_of(chosen, self.cache, self.pipeline.variables_of(name))
+
+    def verdict(self, key: str, checks: CheckSet) -> Verdict | None:
+        """Return what the checks said about an image, when they were asked before."""
+        return read_verdict(verdict_path(self.var, key, checks.digest(), self.engine.name))
+
+    def _judged(self, lineage: tuple[Stage, ...], keys: dict[str, str]) -> Iterator[str]:
+        """Yield the keys of the images that passed the checks as they are now."""
+        for stage in lineage:
+            wanted: Container[bool] = (True,) if stage is lineage[-1] else (True, False)
+            sets = (
+                self.checks(stage.name, whole=whole) for whole in (True, False) if whole in wanted
+            )
+            verdicts = (self.verdict(keys[stage.name], checks) for checks in sets)
+            if any(verdict and verdict.passed for verdict in verdicts):
+                yield keys[stage.name]
+
+    def _toolset(self) -> Toolset:
+        versions = {
+            "packer": str(self.packer),
+            "provisioning": str(PROVISIONING_VERSION),
+            **self._distributions(),
+        }
+        context = {
+            "variant": self.pipeline.variant,
+            "engine": self.engine.name,
+            "line": self.packer.line,
+            "program": file_signature(Path(__file__).with_name("template.py")),
+        }
+        template = remembered_templates(self._describe, context, cache=self.cache, facts=self.facts)
+        return Toolset(self.engine.name, versions, BOOTSTRAP_VERSION, template)
+
+    def _distributions(self) -> dict[str, str]:
+        """Return the versions of the libraries that provision, asking only after an installation."""
+        libraries = file_signature(Path(_site_packages()))
+        return self.facts.remember("libraries", libraries, _installed)
+
+    def _describe(self, stage: Stage) -> Template:
+        from builder import template  # late: brings Jinja2 and HCL, and the answer is remembered
+
+        context = template.TemplateContext(
+            line=self.packer.line,
+            engine=self.engine.name,
+            stage=stage.name,
+            network=stage.network,
+            variables=self.pipeline.variables_of(stage.name),
+        )
+        described = template.describe(
+            self.folder / stage.template,
+            context,
+            search=[self.folder / "packer"],
+            base=self.folder,
+        )
+        files = (path.relative_to(self.folder).as_posix() for path in described.files)
+        return Template(described.digest, tuple(files))
+
+
+def _find_packer() -> dict[str, Any]:
+    found = Packer.find()
+    major, minor, patch = found.version
+    plugins = str(found.plugins) if found.plugins else None
+    return {"major": major, "minor": minor, "patch": patch, "plugins": plugins}
+
+
+def _site_packages() -> str:
+    return next(path for path in sys.path if path.endswith("site-packages"))
+
+
+def _installed() -> dict[str, str]:
+    from importlib import metadata  # late: reads a folder of a hundred entries
+
+    return {name: metadata.version(name) for name in _SHAPING}

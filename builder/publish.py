@@ -1,0 +1,245 @@
+"""Turn a verified image into a release: flat, compressed, checksummed, booted, described.
+
+The file that is shipped is the file that is booted: two clones of it, one under BIOS and one under
+UEFI, must come up, must pass the stage's checks, and must not share an identity. Only then does the
+release appear, complete, by one rename; a release that exists is never written again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder import __version__, digest, disks, files, process
+from builder.errors import CheckError, StoreError
+from builder.verify import CheckResult, CheckSet, Verdict, ask, require_passed, throwaway
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from builder.engines import Endpoint
+    from builder.engines.qemu import QemuEngine
+    from builder.pipeline import Pipeline
+    from builder.store import Image
+
+_MANIFEST = "manifest.json"
+_FIRMWARES = ("bios", "uefi")
+_IDENTITY = (
+    "cat /etc/machine-id; cat /etc/ssh/ssh_host_*_key.pub | cut -d' ' -f1,2;"
+    " test -d /sys/firmware/efi && echo uefi || echo bios"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A published image. ``fresh`` is false when it was there already."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    fresh: bool
+
+    @property
+    def image(self) -> Path:
+        """The QCOW2 file."""
+        return self.folder / str(self.manifest["image"]["file"])
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """What a booted clone of the release said about itself."""
+
+    firmware: str
+    machine_id: str
+    host_keys: tuple[str, ...]
+    results: tuple[CheckResult, ...]
+    seconds: float
+
+
+def release_name(pipeline: Pipeline, key: str) -> str:
+    """Return the release's name: pipeline, variant, version, and the image's key, shortened."""
+    return f"{pipeline.name}-{pipeline.variant}-{pipeline.version}-{key[:8]}"
+
+
+def find_release(pipeline: Pipeline, key: str, output: Path) -> Release | None:
+    """Return the release of the image ``key``; raise when something else stands in its place."""
+    folder = output / release_name(pipeline, key)
+    if not folder.exists():
+        return None
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        whole = (folder / manifest["image"]["file"]).stat().st_size == manifest["image"]["bytes"]
+    except (OSError, ValueError, KeyError) as error:
+        raise _in_the_way(folder, str(error)) from error
+    if not whole or manifest["lineage"][-1]["key"] != key:
+        raise _in_the_way(folder, "its manifest does not fit it")
+    return Release(folder, manifest, fresh=False)
+
+
+def _in_the_way(folder: Path, reason: str) -> StoreError:
+    hint = "a release is never overwritten: move it away, or raise version in stages/pipeline.yml"
+    return StoreError(f"{folder} exists and is not this release: {reason}", hint=hint)
+
+
+def publish(
+    pipeline: Pipeline,
+    lineage: Sequence[Image],
+    verdict: Verdict,
+    checks: CheckSet,
+    *,
+    engine: QemuEngine,
+    output: Path,
+    logs: Path,
+    compression: str = "zstd",
+) -> Release:
+    """Publish the last image of ``lineage`` below ``output``.
+
+    Raises :class:`CheckError` when the image or the published file fails its checks, and
+    :class:`StoreError` when the place is taken by something else.
+    """
+    image = lineage[-1]
+    require_passed(verdict, image.record.stage)
+    if found := find_release(pipeline, image.key, output):
+        return found
+    name = release_name(pipeline, image.key)
+    staged = output / f".{name}.partial"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        disk = staged / f"{name}.qcow2"
+        disks.flatten(image.disk, disk, compression=compression)
+        disks.check(disk)
+        clones = boot_clones(disk, checks, engine, logs)
+        final = _judge(clones, image, checks, engine)
+        manifest = _manifest(pipeline, lineage, disk, (verdict, final), clones, compression)
+        _describe(staged, manifest, disk)
+        return _commit(staged, output / name, manifest)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def boot_clones(disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path) -> tuple[Clone, ...]:
+    """Boot one clone per firmware, both at once, and ask each who it is; the first is checked."""
+    with concurrent.futures.ThreadPoolExecutor(len(_FIRMWARES)) as pool:
+        asked = [
+            pool.submit(_boot_clone, disk, checks, engine, logs / firmware, firmware)
+            for firmware in _FIRMWARES
+        ]
+        try:
+            return tuple(clone.result() for clone in asked)
+        except BaseException:
+            # Leaving the pool waits for its threads, and those wait for their guests.
+            process.stop_all()
+            raise
+
+
+def _boot_clone(
+    disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path, firmware: str
+) -> Clone:
+    started = time.monotonic()
+    with throwaway(disk, engine, logs, firmware=firmware) as (endpoint, work):
+        machine_id, *host_keys, booted = _identity(endpoint)
+        if booted != firmware:
+            raise CheckError(f"the clone for {firmware} was booted by {booted}")
+        results: tuple[CheckResult, ...] = ()
+        if firmware == _FIRMWARES[0]:
+            results = ask(endpoint, checks, work=work, logs=logs, engine=engine.name)
+    seconds = round(time.monotonic() - started, 1)
+    return Clone(firmware, machine_id, tuple(sorted(host_keys)), results, seconds)
+
+
+def _identity(endpoint: Endpoint) -> list[str]:
+    said = process.run([
+        "ssh", "-q", "-F", "none",
+        "-i", endpoint.private_key,
+        "-p", str(endpoint.port),
+        "-o", "BatchMode=yes",
+        "-o", "StrictHostKeyChecking=no",
+        "-o", "UserKnownHostsFile=/dev/null",
+        f"{endpoint.user}@{endpoint.host}", _IDENTITY,
+    ], timeout=300)  # fmt: skip
+    return said.stdout.split("\n")[:-1]
+
+
+def _judge(clones: Sequence[Clone], image: Image, checks: CheckSet, engine: QemuEngine) -> Verdict:
+    """Return the verdict on the published file; raise unless it is good."""
+    first, second = clones
+    results = [*first.results, *identity_results(first, second)]
+    seconds = max(clone.seconds for clone in clones)
+    verdict = Verdict(image.key, checks.digest(), engine.name, seconds, tuple(results))
+    require_passed(verdict, f"the release of {image.record.stage}")
+    return verdict
+
+
+def identity_results(first: Clone, second: Clone) -> tuple[CheckResult, ...]:
+    """Say whether two clones are two machines: each has an identity, and they share none of it."""
+    shared_keys = set(first.host_keys) & set(second.host_keys)
+    has_keys = bool(first.host_keys and second.host_keys)
+    ids = (first.machine_id, second.machine_id)
+    return (
+        _result("clones::have host keys of their own", ok=has_keys and not shared_keys,
+                message=f"E shared: {sorted(shared_keys)}; first has {len(first.host_keys)}"),
+        _result("clones::have machine-ids of their own", ok=all(ids) and ids[0] != ids[1],
+                message=f"E machine-ids: {ids}"),
+    )  # fmt: skip
+
+
+def _result(name: str, *, ok: bool, message: str) -> CheckResult:
+    return CheckResult(name, "passed" if ok else "failed", 0.0, "" if ok else message)
+
+
+def _manifest(
+    pipeline: Pipeline,
+    lineage: Sequence[Image],
+    disk: Path,
+    verdicts: Sequence[Verdict],
+    clones: Sequence[Clone],
+    compression: str,
+) -> dict[str, Any]:
+    record = lineage[-1].record
+    shape = disks.info(disk)
+    return {
+        "schema": 1,
+        "name": pipeline.name,
+        "version": pipeline.version,
+        "variant": pipeline.variant,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "image": {
+            "file": disk.name,
+            "format": shape.format,
+            "compression": compression,
+            "sha256": digest.digest_file(disk),
+            "bytes": disk.stat().st_size,
+            "virtual_bytes": shape.virtual_bytes,
+        },
+        "lineage": [{"stage": image.record.stage, "key": image.key} for image in lineage],
+        "packages": record.to_json()["packages"],
+        "tools": {"vaultbuild": __version__, **record.to_json()["tools"]},
+        "boots": [{"firmware": clone.firmware, "seconds": clone.seconds} for clone in clones],
+        "verdicts": [_summary(verdict) for verdict in verdicts],
+    }
+
+
+def _summary(verdict: Verdict) -> dict[str, Any]:
+    checks = [asdict(result) for result in verdict.results]
+    for check in checks:
+        del check["message"]
+    head = {"engine": verdict.engine, "checks": verdict.checks, "seconds": verdict.seconds}
+    return {**head, **verdict.counts(), "results": checks}
+
+
+def _describe(staged: Path, manifest: Mapping[str, Any], disk: Path) -> None:
+    files.write_json(staged / _MANIFEST, manifest)
+    listing = digest.digest_file(staged / _MANIFEST)
+    sums = f"{manifest['image']['sha256']}  {disk.name}\n{listing}  {_MANIFEST}\n"
+    files.write_text(staged / "SHA256SUMS", sums)
+
+
+def _commit(staged: Path, place: Path, manifest: Mapping[str, Any]) -> Release:
+    if not files.commit(staged, place):
+        raise _in_the_way(place, "somebody else published meanwhile")
+    return Release(place, manifest, fresh=True)

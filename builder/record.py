@@ -1,0 +1,96 @@
+"""What a past build depended on and what came of it: the memory of the store.
+
+A record lies beside its image and is never changed. It is read by later versions of this program
+and by people, so it carries its schema and nothing in it needs this program to be understood.
+A record that cannot be read makes its image absent; the reason is told, never swallowed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SCHEMA: Final = 1
+"""The form of a record. Raise it when a reader of the old form would misread the new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One role as it ran: how long, how many tasks, how many of them changed something."""
+
+    role: str
+    seconds: float
+    changed: int
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRecord:
+    """The image's disk: what a later run must find in its place."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRecord:
+    """How an image came to be.
+
+    ``documents`` are the stage's inputs, readable; the digest of the last is ``key``. ``parent``
+    is the key of the image it stands on, None for the root. ``created`` is a UTC time in ISO 8601.
+    """
+
+    key: str
+    variant: str
+    stage: str
+    created: str
+    seconds: float
+    documents: tuple[Mapping[str, Any], ...]
+    parent: str | None
+    disk: DiskRecord
+    packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    roles: tuple[StepRecord, ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
+    network: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON document."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: Any) -> BuildRecord:
+        """Return the record that ``document`` holds; raise ValueError that says why it is none."""
+        if not isinstance(document, dict):
+            raise ValueError("it is not a mapping")  # noqa: TRY004 - one error for all
+        if document.get("schema") != SCHEMA:
+            found = document.get("schema")
+            raise ValueError(f"its schema is {found!r}, this program reads {SCHEMA}")
+        values = {f.name: document[f.name] for f in fields(cls) if f.name in document}
+        try:
+            return cls(**{**values, **_typed(values)})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it is incomplete: {error}") from error
+
+
+def read_record(file: Path) -> tuple[BuildRecord | None, str | None]:
+    """Return the record in ``file``, or None and the reason why there is none to be had."""
+    try:
+        return BuildRecord.from_json(json.loads(file.read_bytes())), None
+    except OSError as error:
+        return None, f"{file.name} cannot be read: {error.strerror}"
+    except ValueError as error:
+        return None, f"{file.name} cannot be read: {error}"
+
+
+def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a record that are more than plain JSON."""
+    return {
+        "documents": tuple(values["documents"]),
+        "disk": DiskRecord(**values["disk"]),
+        "roles": tuple(StepRecord(**role) for role in values.get("roles", ())),
+    }

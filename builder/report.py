@@ -1,0 +1,171 @@
+"""What a person or a machine is shown. stdout is the result, stderr the story.
+
+Builders tell a :class:`Reporter` what happens and never print. :class:`ConsoleReporter` shows one
+line per stage and role, and on a terminal a live line for the task that runs; with ``-v`` every
+task is a line, with ``-q`` only failures are.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from builder.digest import short
+from builder.plan import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from rich.status import Status
+
+    from builder.errors import VaultbuildError
+    from builder.events import Event
+    from builder.plan import Plan, Step
+    from builder.verify import Verdict
+
+
+class Reporter(Protocol):
+    """What builders tell."""
+
+    def stage_started(self, step: Step, place: int, count: int) -> None:
+        """A stage's turn has come; it is number ``place`` of ``count``."""
+
+    def stage_finished(self, step: Step, seconds: float) -> None:
+        """The stage's image is in the store."""
+
+    def event(self, event: Event) -> None:
+        """Something happened while a stage is provisioned."""
+
+    def checked(self, stage: str, verdict: Verdict, *, known: bool) -> None:
+        """An image has a verdict; ``known`` when it had it before."""
+
+    def doing(self, what: str) -> None:
+        """Something that may take a while has begun."""
+
+    def note(self, text: str) -> None:
+        """Something a person should know."""
+
+
+class ConsoleReporter:
+    """Tells a person on stderr. ``verbosity``: -1 quiet, 0 normal, 1 with every task."""
+
+    def __init__(self, stream: IO[str] | None = None, *, verbosity: int = 0) -> None:
+        self._stream = stream or sys.stderr
+        self._verbosity = verbosity
+        self._status: Status | None = None
+
+    def stage_started(self, step: Step, place: int, count: int) -> None:
+        """Print the stage's line: what happens to it, and why."""
+        self._line(f"[{place}/{count}] {step.stage:<12}{short(step.key)}  {explain(step)}")
+
+    def stage_finished(self, step: Step, seconds: float) -> None:
+        """Print how long it took."""
+        self._line(f"      {step.stage:<12}done in {duration(seconds)}")
+
+    def event(self, event: Event) -> None:
+        """Show the running task; print a line for a finished role, and with -v for each task."""
+        if event.event == "task_started":
+            self._live(f"{event.role}: {event.task}")
+        elif event.event == "task_finished" and self._verbosity > 0:
+            self._line(f"        {event.status:<8}{event.task} ({duration(event.seconds or 0)})")
+        elif event.event == "role_finished":
+            told = f"{event.tasks} tasks, {event.changed} changed, {duration(event.seconds or 0)}"
+            self._line(f"      {event.role:<24}{told}")
+
+    def checked(self, stage: str, verdict: Verdict, *, known: bool) -> None:
+        """Print the verdict in a line."""
+        counts = ", ".join(f"{n} {name}" for name, n in verdict.counts().items() if n)
+        when = "checked before" if known else duration(verdict.seconds)
+        self._line(f"      {stage + ' checks':<24}{counts or 'none'} ({verdict.engine}, {when})")
+
+    def doing(self, what: str) -> None:
+        """Show it until the next thing happens."""
+        if self._live(what) is None:
+            self._line(f"      {what}")
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        self._line(f"      {text}")
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._status:
+            self._status.stop()
+            self._status = None
+
+    def failed(self, error: VaultbuildError) -> None:
+        """Print what went wrong, where, and what to type next; also when quiet."""
+        self.close()
+        lines = [f"error: {error.message}"]
+        lines += [f" hint: {error.hint}"] if error.hint else []
+        lines += [f"  log: {error.log}"] if error.log else []
+        print("\n".join(lines), file=self._stream, flush=True)
+
+    def _line(self, text: str) -> None:
+        if self._verbosity < 0:
+            return
+        self.close()
+        print(text.rstrip(), file=self._stream, flush=True)
+
+    def _live(self, text: str) -> Status | None:
+        """Show ``text`` in place, on a terminal; return None where there is none."""
+        if self._verbosity < 0 or not self._stream.isatty():
+            return self._status
+        from rich.console import Console  # late: costs 45 ms, and a plan shows nothing live
+        from rich.markup import escape
+
+        if self._status is None:
+            self._status = Console(file=self._stream).status("", spinner="line")
+            self._status.start()
+        self._status.update(f"      {escape(text)}")
+        return self._status
+
+
+class SilentReporter(Reporter):
+    """Tells nobody: for tests, and for programs that use vaultbuild as a library."""
+
+
+def duration(seconds: float) -> str:
+    """Return a time a person can read: ``0.4 s``, ``12 s``, ``3 min 5 s``."""
+    if seconds < 10:  # noqa: PLR2004 - below ten, tenths matter
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def size(count: int) -> str:
+    """Return bytes a person can read."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:  # noqa: PLR2004 - the base of these units
+            return f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def plan_lines(plan: Plan, since: Mapping[str, str], *, verbose: bool) -> Iterable[str]:
+    """Yield a plan as lines; ``since`` tells by stage when its image was built."""
+    for step in plan.steps:
+        why = explain(step, since=since.get(step.stage))
+        yield f"{step.stage:<12}{short(step.key)}  {why}"
+        if verbose:
+            yield from (f"{'':<26}{reason}" for reason in step.reasons)
+            yield from (f"{'':<26}{role.action:<6}{role.role}" for role in step.roles)
+
+
+def emit(text: str) -> None:
+    """Print a result on stdout."""
+    print(text, flush=True)
+
+
+def emit_json(document: Any) -> None:
+    """Print a result on stdout for a machine."""
+    emit(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Yield rows as lines with aligned columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

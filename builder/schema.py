@@ -1,0 +1,377 @@
+"""What may stand in each kind of file of a project.
+
+One pydantic model per kind of file, and one type per kind of value, each with what to write
+instead. Models judge a file by itself; how files fit together is judged in :mod:`builder.resolve`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from builder.suggest import suggestion
+
+_SHOWN = 40
+_UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class WrongValueError(ValueError):
+    """A value is not what it should be; says what to write instead."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def shown(value: object) -> str:
+    """Return a value as it may stand in a message."""
+    text = f'"{value}"' if isinstance(value, str) else _described(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _described(value: object) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case _:
+            return str(value)
+
+
+def _form(pattern: str, message: str, hint: str) -> AfterValidator:
+    """Return a validator of text that must have a form."""
+    expected = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if not expected.fullmatch(text):
+            raise WrongValueError(f"{shown(text)} {message}", hint)
+        return text
+
+    return AfterValidator(check)
+
+
+def parse_size(value: object) -> int:
+    """Return the bytes that ``8G`` or ``512M`` stands for."""
+    match = (
+        re.fullmatch(r"([1-9][0-9]*) ?([MGT])(?:iB)?", value) if isinstance(value, str) else None
+    )
+    if not match:
+        raise WrongValueError(f"{shown(value)} is no size", "write it as 8G or 512M")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _parse_cpus(value: int) -> int:
+    if value < 1:
+        raise WrongValueError(f"{value} is no number of CPUs", "write 1 or more")
+    return value
+
+
+def _whole(values: list[str]) -> list[str]:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise WrongValueError(f"{shown(repeated[0])} is listed twice", "remove one of them")
+    return values
+
+
+Name = Annotated[
+    str,
+    _form(r"[a-z0-9][a-z0-9.-]*", "is no name", 'use small letters, digits, "." and "-": gpu-host'),
+]
+RoleName = Annotated[
+    str,
+    _form(r"[a-z][a-z0-9_]*", "is no role's name", 'use small letters, digits and "_"'),
+]
+VariableName = Annotated[
+    str,
+    _form(r"[a-z_][a-z0-9_]*", "is no variable's name", 'use small letters, digits and "_"'),
+]
+Variables = dict[VariableName, Any]
+Version = Annotated[
+    str,
+    _form(
+        r"[0-9]+(\.[0-9]+)*([-+~.][0-9A-Za-z]+)*",
+        "is no version",
+        'begin with a number: "1.0.0", "2026.11-rc1"',
+    ),
+]
+Package = Annotated[
+    str,
+    _form(
+        r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[0-9][0-9A-Za-z.+:~-]*)?",
+        "is no package",
+        "write name or name=version",
+    ),
+]
+Suite = Annotated[
+    str, _form(r"[a-z][a-z0-9./-]*", "is no suite", "write its code name, such as trixie")
+]
+AptSource = Annotated[
+    str,
+    _form(
+        r"deb (\[[^\]]+\] )?\S+ \S+( \S+)*",
+        "is no apt source",
+        "write it on one line: deb URL SUITE COMPONENT",
+    ),
+]
+Sha256 = Annotated[
+    str,
+    _form(r"[0-9a-fA-F]{64}", "is no SHA-256", "64 hexadecimal digits, as sha256sum prints them"),
+    AfterValidator(str.lower),
+]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Cpus = Annotated[int, AfterValidator(_parse_cpus)]
+Location = Annotated[
+    str,
+    _form(
+        r"((https?|file)://\S+)|((?!\w+://)\S.*)",
+        "is no place to fetch from",
+        "write an http://, https:// or file:// URL, or a path",
+    ),
+]
+HttpUrl = Annotated[
+    str, _form(r"https?://[^\s/]+\S*", "is no URL", "write it as http://host:port/")
+]
+Template = Annotated[
+    str,
+    _form(
+        r"[^/]+\.pkr\.hcl\.j2", "is no template", "name a *.pkr.hcl.j2 file of this stage's folder"
+    ),
+]
+Names = Annotated[list[Name], AfterValidator(_whole), Field(min_length=1)]
+
+
+class Part(BaseModel):
+    """A mapping in a file: its keys are fixed and its values have the type that is written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ResourcesPart(Part):
+    """What a guest gets, and the size of the disk that the root stage makes."""
+
+    cpus: Cpus = 2
+    memory: Size = 4 * _UNITS["G"]
+    disk: Size = 8 * _UNITS["G"]
+
+
+class StageResourcesPart(Part):
+    """What one stage needs more or less of. The disk is the root's, and so the pipeline's."""
+
+    cpus: Cpus | None = None
+    memory: Size | None = None
+
+
+class CachePart(Part):
+    """A package cache: ours, or the one at a URL."""
+
+    url: HttpUrl | None = None
+
+
+class CachesPart(Part):
+    """The package caches that a guest can reach."""
+
+    apt: CachePart = CachePart()
+    pypi: CachePart = CachePart()
+
+
+class BootstrapPart(Part):
+    """A root filesystem made of packages."""
+
+    suite: Suite
+    components: Names = ["main"]
+    mirrors: list[AptSource] | None = None
+    packages: list[Package] = Field(min_length=1)
+    hold: list[Package] = []
+    cmdline: str = "console=tty0 console=ttyS0,115200"
+
+    @model_validator(mode="after")
+    def _hold_what_is_there(self) -> BootstrapPart:
+        names = [package.partition("=")[0] for package in self.packages]
+        for package in self.hold:
+            if package not in names:
+                message = f"{shown(package)} is held but not among the packages"
+                raise WrongValueError(message, suggestion(package, names))
+        return self
+
+
+class SeedPart(Part):
+    """What cloud-init finds on its NoCloud disk."""
+
+    user_data: dict[str, Any] = {}
+
+
+class CloudImagePart(Part):
+    """A ready disk image that configures itself with cloud-init."""
+
+    url: Location
+    sha256: Sha256
+    user: str = "debian"
+    seed: SeedPart = SeedPart()
+
+
+class IsoPart(Part):
+    """An installer that runs unattended."""
+
+    url: Location
+    sha256: Sha256
+    installer: Literal["preseed", "autoinstall"]
+    answers: str
+    boot_command: list[str] = []
+
+
+class SourcePart(Part):
+    """What the root stage starts from."""
+
+    bootstrap: BootstrapPart | None = None
+    cloud_image: CloudImagePart | None = None
+    iso: IsoPart | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> SourcePart:
+        if len(self.model_fields_set) != 1 or None in (
+            getattr(self, n) for n in self.model_fields_set
+        ):
+            named = " and ".join(sorted(self.model_fields_set)) or "nothing"
+            raise WrongValueError(
+                f"names {named}", "give exactly one of bootstrap, cloud_image, iso"
+            )
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The one source that is given."""
+        return next(iter(self.model_fields_set))
+
+
+class RolePart(Part):
+    """A role in a stage's list: its name alone, or with variables."""
+
+    role: RoleName
+    variables: Variables = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"role": value} if isinstance(value, str) else value
+
+
+class OverridePart(Part):
+    """What a variant changes in a stage: variables are merged, roles replaced."""
+
+    variables: Variables = {}
+    roles: list[RolePart] | None = None
+
+
+class VariantPart(Part):
+    """One named choice of distribution, driver and frameworks."""
+
+    description: str = ""
+    source: SourcePart
+    variables: Variables = {}
+    stages: dict[str, OverridePart] = {}
+
+
+class PipelineFile(Part):
+    """``stages/pipeline.yml``."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: Name
+    version: Version
+    variant: Name
+    stages: Names
+    resources: ResourcesPart = ResourcesPart()
+    caches: CachesPart = CachesPart()
+    variables: Variables = {}
+    variants: dict[Name, VariantPart] = Field(min_length=1)
+
+
+class StageFile(Part):
+    """``stages/<stage>/stage.yml``."""
+
+    parent: Name | None = None
+    roles: list[RolePart] = []
+    variables: Variables = {}
+    network: Literal["caches", "open"] = "caches"
+    template: Template | None = None
+    resources: StageResourcesPart = StageResourcesPart()
+
+
+OptionType = Literal["str", "int", "float", "bool", "list", "dict", "path", "raw"]
+
+
+class OptionPart(Part):
+    """A variable that a role takes; the keys are Ansible's."""
+
+    type: OptionType = "str"
+    required: bool = False
+    choices: list[Any] | None = None
+    elements: OptionType | None = None
+    options: dict[str, OptionPart] | None = None
+    # What is below is for Ansible, and for people.
+    default: Any = None
+    description: Any = None
+    version_added: Any = None
+    no_log: Any = None
+    apply_defaults: Any = None
+    mutually_exclusive: Any = None
+    required_by: Any = None
+    required_if: Any = None
+    required_one_of: Any = None
+    required_together: Any = None
+
+
+class EntryPointPart(Part):
+    """An entry point of a role; ours are all named ``main``."""
+
+    options: dict[VariableName, OptionPart] = {}
+    short_description: Any = None
+    description: Any = None
+    author: Any = None
+    version_added: Any = None
+
+
+class EntryPointsPart(Part):
+    """The entry points of a role."""
+
+    main: EntryPointPart
+
+
+class SpecsFile(Part):
+    """``ansible/roles/<role>/meta/argument_specs.yml``."""
+
+    argument_specs: EntryPointsPart
+
+
+class DependencyPart(Part):
+    """A role that runs before another one."""
+
+    role: RoleName
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"role": value} if isinstance(value, str) else value
+
+
+class MetaFile(Part):
+    """``ansible/roles/<role>/meta/main.yml``."""
+
+    dependencies: list[DependencyPart] = []
+    galaxy_info: Any = None
+    allow_duplicates: Any = None
+    collections: Any = None

@@ -1,0 +1,233 @@
+"""Boot an image on a throwaway overlay and ask it questions.
+
+The checks are testinfra's, from ``stages/<stage>/checks/`` of the stage and of all it stands on.
+What they said is a verdict; it belongs to one image, one set of checks and one engine, and an image
+that was asked once is not asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builder import digest, disks, files, process
+from builder.engines import Machine
+from builder.engines.keys import make_keys
+from builder.errors import CheckError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from builder.engines import Endpoint, Engine
+    from builder.pipeline import Stage
+
+_CHECK_SECONDS = 1800
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check said. ``outcome`` is passed, failed or skipped."""
+
+    name: str
+    outcome: str
+    seconds: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a set of checks said about an image."""
+
+    image: str
+    checks: str
+    engine: str
+    seconds: float
+    results: tuple[CheckResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when something was checked and nothing failed."""
+        return bool(self.results) and not self.failures
+
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        """The checks that failed."""
+        return tuple(result for result in self.results if result.outcome == "failed")
+
+    def counts(self) -> dict[str, int]:
+        """Return how many checks passed, failed and were skipped."""
+        outcomes = [result.outcome for result in self.results]
+        return {name: outcomes.count(name) for name in ("passed", "failed", "skipped")}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that :meth:`from_json` reads."""
+        return {"schema": 1, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Verdict:
+        """Read a document; raises KeyError or TypeError when it is none."""
+        results = tuple(CheckResult(**result) for result in document["results"])
+        names = ("image", "checks", "engine", "seconds")
+        return cls(**{name: document[name] for name in names}, results=results)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSet:
+    """The checks that apply to a stage: its own and those of what it stands on."""
+
+    stage: str
+    folders: tuple[Path, ...]
+    files: Mapping[str, str]
+    variables: Mapping[str, Any]
+
+    def digest(self) -> str:
+        """Return the name of this set: its files and what they expect."""
+        return digest.digest_document({"files": self.files, "variables": self.variables})
+
+
+def checks_of(
+    lineage: Sequence[Stage], cache: digest.StatCache, variables: Mapping[str, Any]
+) -> CheckSet:
+    """Return the checks of the last stage of ``lineage``."""
+    names = [f"{stage.folder}/checks" for stage in lineage]
+    present = [name for name in names if (cache.root / name).is_dir()]
+    held = {path: value for name in present for path, value in cache.tree(name).items()}
+    folders = tuple(cache.root / name for name in present)
+    return CheckSet(lineage[-1].name, folders=folders, files=held, variables=variables)
+
+
+def verdict_path(var: Path, image: str, checks: str, engine: str) -> Path:
+    """Return where a verdict is kept; ``var`` is the store's folder."""
+    return var / "verdicts" / image / f"{checks[:16]}-{engine}.json"
+
+
+def read_verdict(path: Path) -> Verdict | None:
+    """Return the verdict in a file; None when nothing readable is there."""
+    try:
+        return Verdict.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def verify(
+    disk: Path,
+    checks: CheckSet,
+    engine: Engine,
+    *,
+    image: str,
+    logs: Path,
+    junit: Path | None = None,
+) -> Verdict:
+    """Boot a throwaway overlay of ``disk`` and run ``checks`` in it.
+
+    ``image`` is the key the verdict belongs to. Raises :class:`builder.errors.CommandError` when
+    the guest does not come up; failing checks are the verdict's affair.
+    """
+    started = time.monotonic()
+    with throwaway(disk, engine, logs) as (endpoint, work):
+        results = ask(endpoint, checks, work=work, logs=logs, engine=engine.name, junit=junit)
+    seconds = round(time.monotonic() - started, 1)
+    return Verdict(image, checks.digest(), engine.name, seconds, results)
+
+
+@contextlib.contextmanager
+def throwaway(
+    disk: Path, engine: Engine, logs: Path, *, firmware: str = "bios"
+) -> Iterator[tuple[Endpoint, Path]]:
+    """Boot an overlay that is thrown away; yield where it answers and a folder for the run."""
+    work = Path(tempfile.mkdtemp(prefix="vaultbuild-"))
+    try:
+        overlay = work / disks.THROWAWAY
+        disks.make_overlay(disk.resolve(), overlay)
+        machine = Machine(overlay, work=work, logs=logs, keys=make_keys(work), firmware=firmware)
+        with engine.boot(machine) as endpoint:
+            yield endpoint, work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def ask(
+    endpoint: Endpoint,
+    checks: CheckSet,
+    *,
+    work: Path,
+    logs: Path,
+    engine: str,
+    junit: Path | None = None,
+) -> tuple[CheckResult, ...]:
+    """Run the checks against a running guest and return what they said."""
+    outcomes = work / "outcomes.json"
+    context = {"stage": checks.stage, "engine": engine, "variables": checks.variables}
+    files.write_json(work / "context.json", context, durable=False)
+    argv = _pytest(endpoint, checks, work, junit)
+    env = {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "VAULTBUILD_CHECK_CONTEXT": str(work / "context.json"),
+        "VAULTBUILD_CHECK_RESULTS": str(outcomes),
+    }
+    log = logs / "checks.log"
+    with process.start(argv, log=log, env=env, cwd=work) as child:
+        status = child.wait(_CHECK_SECONDS)
+    if not outcomes.exists():
+        raise process.failure(["pytest"], status, log.read_text(errors="replace"), log=log)
+    return _read_outcomes(outcomes)
+
+
+def require_passed(verdict: Verdict, stage: str, *, log: Path | None = None) -> None:
+    """Raise :class:`CheckError`, naming each failing check, unless all passed."""
+    if verdict.passed:
+        return
+    if not verdict.results:
+        raise CheckError(
+            f"{stage}: no check was found", hint=f"add stages/{stage}/checks/test_*.py"
+        )
+    lines = [f"{stage}: {len(verdict.failures)} of {len(verdict.results)} checks failed"]
+    lines += [f"       {item.name}\n{_reason(item)}" for item in verdict.failures]
+    hint = f"look inside: vaultbuild shell {stage}"
+    raise CheckError("\n".join(lines), hint=hint, log=log)
+
+
+def _pytest(endpoint: Endpoint, checks: CheckSet, work: Path, junit: Path | None) -> list[str]:
+    config = work / "ssh_config"
+    config.write_text(
+        "Host *\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
+        f"  ControlPath {work}/%C\n"
+    )
+    argv = [
+        sys.executable, "-m", "pytest", "-q",
+        "-p", "no:cacheprovider", "-p", "builder.checks",
+        "--import-mode=importlib",
+        "--rootdir", str(work), "-c", "/dev/null",
+        f"--hosts=ssh://{endpoint.user}@{endpoint.host}:{endpoint.port}",
+        f"--ssh-config={config}",
+        f"--ssh-identity-file={endpoint.private_key}",
+        *map(str, checks.folders),
+    ]  # fmt: skip
+    return [*argv, f"--junitxml={junit.resolve()}"] if junit else argv
+
+
+def _read_outcomes(path: Path) -> tuple[CheckResult, ...]:
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    return tuple(CheckResult(name=_short(name), **entry) for name, entry in sorted(found.items()))
+
+
+def _short(nodeid: str) -> str:
+    """Return ``stage/test_file.py::test_name`` without folders and without testinfra's host."""
+    path, _, test = nodeid.partition("::")
+    parts = Path(path).parts
+    stage = parts[-3] if len(parts) > 2 else ""  # noqa: PLR2004 - <stage>/checks/<file>
+    name = test.partition("[ssh://")[0]
+    return f"{stage}/{parts[-1]}::{name}" if parts else nodeid
+
+
+def _reason(result: CheckResult) -> str:
+    lines = [line for line in result.message.splitlines() if line.startswith("E ")]
+    return "\n".join(f"         {line[1:].strip()}" for line in lines[:4])
