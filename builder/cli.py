@@ -9,41 +9,32 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from builder import __version__
+from builder.cli_host import cache
+from builder.cli_options import (
+    Settings,
+    compression_option,
+    engine_option,
+    json_option,
+    output_option,
+    stage_argument,
+    stage_names,
+    variant_option,
+)
 from builder.errors import Interrupted, VaultbuildError
 
 if TYPE_CHECKING:
     from builder.project import Project
-    from builder.report import ConsoleReporter
+    from builder.publish import Release
+    from builder.stage_build import Options
+    from builder.store import Image
 
 _WORK = 4
-
-
-@dataclass(slots=True)
-class Settings:
-    """What was said before the command's name."""
-
-    folder: Path
-    verbosity: int = 0
-
-    @property
-    def reporter(self) -> ConsoleReporter:
-        """The reporter for a person at this terminal."""
-        from builder.report import ConsoleReporter
-
-        return ConsoleReporter(verbosity=self.verbosity)
-
-    def project(self, variant: str | None = None, engine: str = "auto") -> Project:
-        """The project, for one variant and one engine."""
-        from builder.project import Project
-
-        return Project(self.folder, variant=variant, engine=engine)
 
 
 class Commands(click.Group):
@@ -112,30 +103,11 @@ def main(ctx: click.Context, folder: Path, verbose: int, quiet: int) -> None:
     ctx.obj = Settings(folder, verbose - quiet)
 
 
-def _stage_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete stage names from the project's folders, without validating anything."""
-    folder = Path(ctx.find_root().params.get("folder") or ".")
-    found = (path.parent.name for path in folder.glob("stages/*/stage.yml"))
-    return sorted(name for name in found if name.startswith(incomplete))
-
-
-_variant = click.option("--variant", metavar="NAME", help="The variant; default: the pipeline's.")
-_engine = click.option(
-    "--engine",
-    type=click.Choice(["auto", "qemu", "nspawn"]),
-    default="auto",
-    show_default=True,
-    help="Where disks run: qemu with KVM where it works, else nspawn.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
-_stage = click.argument("stage", required=False, shell_complete=_stage_names)
-
-
 @main.command()
-@_stage
-@_variant
-@_engine
-@_json
+@stage_argument
+@variant_option
+@engine_option
+@json_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 4 when there is work, 0 when none.")
 @click.pass_context
 def plan(
@@ -168,15 +140,15 @@ def plan(
 
 
 @main.command()
-@click.argument("stage", shell_complete=_stage_names)
-@_variant
-@_engine
-@_json
+@click.argument("stage", shell_complete=stage_names)
+@variant_option
+@engine_option
+@json_option
 @click.option("--force", is_flag=True, help="Build it although it is there.")
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
-@click.pass_context
+@click.pass_obj
 def stage(
-    ctx: click.Context,
+    settings: Settings,
     stage: str,
     variant: str | None,
     engine: str,
@@ -191,15 +163,227 @@ def stage(
     Example:
       vaultbuild stage frameworks
     """
-    from builder import build, report
+    from builder import report
+    from builder.stage_build import Options
 
-    project = ctx.obj.project(variant, engine)
-    name = project.target(stage)
-    inputs = project.inputs(name)
-    decided = project.plan(name, inputs, force=force)
-    options = build.Options(keep_failed=keep_failed)
-    image = build.carry_out(decided, inputs, project, ctx.obj.reporter, options)
+    project = settings.project(variant, engine)
+    options = Options(keep_failed=keep_failed)
+    image = _make(project, stage, settings, options, force=force)
     if as_json:
+        name = image.record.stage
         report.emit_json({"schema": 1, "stage": name, "key": image.key, "disk": str(image.disk)})
     else:
         report.emit(str(image.disk))
+
+
+def _make(
+    project: Project,
+    stage: str | None,
+    settings: Settings,
+    options: Options,
+    *,
+    force: bool = False,
+) -> Image:
+    from builder.build import carry_out
+
+    name = project.target(stage)
+    inputs = project.inputs(name)
+    decided = project.plan(name, inputs, force=force)
+    return carry_out(decided, inputs, project, settings.reporter, options)
+
+
+@main.command()
+@click.option("--variant", "variants", metavar="NAME", multiple=True, help="Repeat it for several.")
+@engine_option
+@json_option
+@output_option
+@compression_option
+@click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
+@click.pass_obj
+def build(
+    settings: Settings,
+    variants: tuple[str, ...],
+    engine: str,
+    *,
+    as_json: bool,
+    output: Path | None,
+    compression: str,
+    keep_failed: bool,
+) -> None:
+    """Build all stages of the chosen variants, verified and published; print the releases.
+
+    \b
+    Example:
+      vaultbuild build --variant debian-13
+    """
+    from builder.stage_build import Options
+
+    options = Options(keep_failed=keep_failed)
+    releases = []
+    for variant in variants or (None,):
+        project = settings.project(variant, engine)
+        image = _make(project, None, settings, options)
+        releases.append(_publish(project, image, settings, output, compression))
+    _emit_releases(releases, as_json=as_json)
+
+
+@main.command()
+@stage_argument
+@variant_option
+@engine_option
+@json_option
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML.")
+@click.pass_obj
+def verify(
+    settings: Settings,
+    stage: str | None,
+    variant: str | None,
+    engine: str,
+    *,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
+    """Run the checks on a throwaway overlay of an image.
+
+    \b
+    Example:
+      vaultbuild verify drivers --junit drivers.xml
+    """
+    from builder import report
+    from builder.build import check
+
+    project = settings.project(variant, engine)
+    image = project.image(project.target(stage))
+    verdict = check(project, image, settings.reporter, whole=True, junit=junit, again=True)
+    if as_json:
+        report.emit_json(verdict.to_json())
+
+
+@main.command()
+@stage_argument
+@variant_option
+@engine_option
+@json_option
+@output_option
+@compression_option
+@click.pass_obj
+def publish(
+    settings: Settings,
+    stage: str | None,
+    variant: str | None,
+    engine: str,
+    *,
+    as_json: bool,
+    output: Path | None,
+    compression: str,
+) -> None:
+    """Flatten, compress, checksum, boot and describe an image that passed its checks.
+
+    \b
+    Example:
+      vaultbuild publish --output /srv/images
+    """
+    project = settings.project(variant, engine)
+    image = project.image(project.target(stage))
+    release = _publish(project, image, settings, output, compression)
+    _emit_releases([release], as_json=as_json)
+
+
+def _publish(
+    project: Project, image: Image, settings: Settings, output: Path | None, compression: str
+) -> Release:
+    from builder.publish import publish
+    from builder.stage_build import log_folder
+
+    return publish(
+        project,
+        image,
+        output=(output or project.folder / "dist").absolute(),
+        logs=lambda: log_folder(project, "release", image.key),
+        reporter=settings.reporter,
+        compression=compression,
+    )
+
+
+def _emit_releases(releases: list[Release], *, as_json: bool) -> None:
+    from builder import report
+
+    if as_json:
+        found = [{"image": str(release.image), **release.manifest} for release in releases]
+        report.emit_json({"schema": 1, "releases": found})
+        return
+    for release in releases:
+        report.emit(str(release.image))
+
+
+@main.command()
+@click.argument("stage", shell_complete=stage_names)
+@variant_option
+@engine_option
+@click.pass_obj
+def render(settings: Settings, stage: str, variant: str | None, engine: str) -> None:
+    """Print the Packer template of a stage, with placeholders for the paths of a run.
+
+    \b
+    Example:
+      vaultbuild render drivers --engine qemu
+    """
+    from builder import report
+    from builder.stage_build import render as render_stage
+    from builder.template import NEUTRAL
+
+    project = settings.project(variant, engine)
+    report.emit(render_stage(project, project.pipeline.stage(stage), NEUTRAL))
+
+
+@main.command()
+@stage_argument
+@variant_option
+@engine_option
+@json_option
+@click.pass_obj
+def show(
+    settings: Settings, stage: str | None, variant: str | None, engine: str, *, as_json: bool
+) -> None:
+    """Show the record of an image: inputs, packages, times, verdict.
+
+    \b
+    Example:
+      vaultbuild show frameworks --json
+    """
+    from builder import report
+
+    project = settings.project(variant, engine)
+    image = project.image(project.target(stage))
+    verdict = project.verdict(image.key, project.checks(image.record.stage, whole=True))
+    if as_json:
+        known = verdict.to_json() if verdict else None
+        report.emit_json({**image.record.to_json(), "path": str(image.disk), "verdict": known})
+        return
+    for line in report.record_lines(image, verdict):
+        report.emit(line)
+
+
+@main.command()
+@click.argument("stage", shell_complete=stage_names)
+@variant_option
+@engine_option
+@click.option("--failed", is_flag=True, help="Open what a failed run kept (--keep-failed).")
+@click.pass_context
+def shell(
+    ctx: click.Context, stage: str, variant: str | None, engine: str, *, failed: bool
+) -> None:
+    """Open a shell in a throwaway copy of an image, or of what a failed stage left behind.
+
+    \b
+    Example:
+      vaultbuild shell drivers
+    """
+    from builder.shell import open_shell
+
+    project = ctx.obj.project(variant, engine)
+    disk = project.failed_disk(stage) if failed else project.image(stage).disk
+    ctx.exit(open_shell(project, stage, disk))
+
+
+main.add_command(cache)

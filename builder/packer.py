@@ -1,8 +1,8 @@
 """Running Packer, whichever this host has.
 
 Debian 12 has Packer 1.6, with the qemu builder inside. Packer 1.7 and later take plugins, and from
-1.10 on have none inside. The difference is kept in :attr:`Packer.line`, which templates look at, and
-in :meth:`Packer.require_plugins`.
+1.10 on have none inside. The difference is kept in :attr:`Packer.line`, which templates look at,
+and in :meth:`Packer.require_plugins`.
 
 Packer runs contained, with a configuration and a cache of its own: what a user has set up for other
 work does not reach a build, and nothing that Packer started outlives it.

@@ -25,6 +25,7 @@ _DECIDING = ("config", "memo", "pipeline", "resolve", "schema", "settings", "yam
 _MIB = 2**20
 
 SourceKind = Literal["bootstrap", "cloud_image", "iso"]
+Network = Literal["caches", "open"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Stage:
     parent: str | None
     roles: tuple[RoleUse, ...]
     template: Path
-    network: str
+    network: Network
     resources: Resources
     folder: Path
 
@@ -217,7 +218,7 @@ def _stage(document: Mapping[str, Any]) -> Stage:
         parent=document["parent"],
         roles=tuple(_role_use(use) for use in document["roles"]),
         template=Path(document["template"]),
-        network=document["network"],
+        network=cast("Network", document["network"]),
         resources=_resources(document["resources"]),
         folder=Path(document["folder"]),
     )

@@ -48,7 +48,7 @@ _INSTALL = {
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of a program: what the host needs to reach the outside, and ``extra``."""
+    """Return a program's environment: what leads this host to the outside, and ``extra``."""
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return {"PATH": os.defpath, "LANG": "C.UTF-8", **passed, **(extra or {})}
 
@@ -119,6 +119,12 @@ def failure(
     return CommandError(message, status=status, output=output, log=log)
 
 
+def attach(argv: Sequence[str | Path]) -> int:
+    """Run a program at this terminal, for a person; return its exit status."""
+    _log.debug("attach: %s", shlex.join(str(word) for word in argv))
+    return subprocess.call([require(str(argv[0])), *map(str, argv[1:])], env=environment())
+
+
 class Child:
     """A running program. Leaving its ``with`` block stops it."""
 
@@ -150,7 +156,7 @@ class Child:
             ) from error
 
     def stop(self, signum: signal.Signals = signal.SIGTERM, *, grace: float = 30) -> int:
-        """Ask the program to end, wait ``grace`` seconds, then kill its session. Returns its status."""
+        """Ask the program to end, kill its session after ``grace`` seconds; return its status."""
         if self._popen.poll() is None:
             self._signal(signum)
             try:

@@ -1,7 +1,7 @@
 """One project, one variant, one engine: everything that a command needs to plan and to build.
 
 This is where the pure parts meet the disk: the pipeline is loaded, its inputs are digested, the
-store is asked what it holds. What is slow and rarely changes is remembered below ``cache/var/index``.
+store is asked what it holds. What is slow and rarely changes is remembered in ``cache/var/index``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from builder import process
 from builder.digest import Facts, StatCache, file_signature
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import QemuEngine
+from builder.errors import StoreError
 from builder.inputs import StageInputs, Template, Toolset, lineage_inputs, remembered_templates
 from builder.packer import Packer
 from builder.pipeline import load_pipeline
 from builder.plan import make_plan
 from builder.provision import PROVISIONING_VERSION
 from builder.sources.bootstrap import BOOTSTRAP_VERSION
-from builder.store import Store
+from builder.store import DISK, Store
 from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from builder.engines import Engine
     from builder.pipeline import Pipeline, Stage
     from builder.plan import Plan
+    from builder.store import Image
     from builder.verify import Verdict
 
 # The distributions whose versions shape what is in an image.
@@ -115,6 +117,24 @@ class Project:
             force={name} if force else frozenset(),
         )
 
+    def image(self, name: str) -> Image:
+        """Return the image of a stage as its files are now; raise when it is not built."""
+        key = self.inputs(name)[-1].key
+        image = self.store.find(key)
+        if image is None:
+            raise StoreError(
+                f"{name} is not built as it stands now", hint=f"vaultbuild stage {name}"
+            )
+        return image
+
+    def failed_disk(self, name: str) -> Path:
+        """Return the disk that a failed run of a stage kept."""
+        disk = self.var / "failed" / f"{self.pipeline.variant}-{name}" / DISK
+        if not disk.exists():
+            hint = f"vaultbuild stage {name} --keep-failed"
+            raise StoreError(f"no failed run of {name} kept its disk", hint=hint)
+        return disk
+
     def dates(self, plan: Plan) -> dict[str, str]:
         """Return by stage when the images that a plan reuses were built."""
         images = {step.stage: self.store.find(step.key) for step in plan.steps}
@@ -157,7 +177,7 @@ class Project:
         return Toolset(self.engine.name, versions, BOOTSTRAP_VERSION, template)
 
     def _distributions(self) -> dict[str, str]:
-        """Return the versions of the libraries that provision, asking only after an installation."""
+        """Return the versions of what provisions, asking only after an installation."""
         libraries = file_signature(Path(_site_packages()))
         return self.facts.remember("libraries", libraries, _installed)
 
@@ -177,8 +197,8 @@ class Project:
             search=[self.folder / "packer"],
             base=self.folder,
         )
-        files = (path.relative_to(self.folder).as_posix() for path in described.files)
-        return Template(described.digest, tuple(files))
+        files = tuple(path.relative_to(self.folder).as_posix() for path in described.files)
+        return Template(described.digest, files)
 
 
 def _find_packer() -> dict[str, Any]:

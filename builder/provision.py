@@ -243,6 +243,7 @@ class Provisioner:
         )
         config.prepare()
         config.env = _without_strangers(config.env, ours)
+        config.command = _contained(config.command)
         runner = Runner(config, event_handler=listener, cancel_callback=self._cancelled)
         with listener:
             runner.run()
@@ -286,6 +287,18 @@ def _strategy_environment(strategy: Strategy) -> dict[str, str]:
         "ANSIBLE_STRATEGY": "mitogen_linear",
         "ANSIBLE_STRATEGY_PLUGINS": str(Path(spec.origin).parent / "plugins" / "strategy"),
     }
+
+
+def _contained(command: list[str]) -> list[str]:
+    """Wrap Ansible so that its workers end with it, and it with us.
+
+    Each worker has a session of its own, so that ansible-runner, which kills Ansible's, does not
+    reach it: the worker stays, and its connection.
+    """
+    user = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
+    namespace = [process.require("unshare"), *user, "--pid", "--mount-proc", "--fork"]
+    mortal = [process.require("setpriv"), "--pdeathsig", "KILL"]
+    return [*mortal, *namespace, "--kill-child=KILL", *command]
 
 
 def _without_strangers(variables: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:

@@ -12,19 +12,21 @@ import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, files, process
+from builder import __version__, digest, disks, files, process, ssh
 from builder.errors import CheckError, StoreError
 from builder.verify import CheckResult, CheckSet, Verdict, ask, require_passed, throwaway
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from builder.engines import Endpoint
     from builder.engines.qemu import QemuEngine
     from builder.pipeline import Pipeline
+    from builder.project import Project
+    from builder.report import Reporter
     from builder.store import Image
 
 _MANIFEST = "manifest.json"
@@ -86,40 +88,65 @@ def _in_the_way(folder: Path, reason: str) -> StoreError:
 
 
 def publish(
-    pipeline: Pipeline,
-    lineage: Sequence[Image],
-    verdict: Verdict,
-    checks: CheckSet,
+    project: Project,
+    image: Image,
     *,
-    engine: QemuEngine,
     output: Path,
-    logs: Path,
+    logs: Callable[[], Path],
+    reporter: Reporter,
     compression: str = "zstd",
 ) -> Release:
-    """Publish the last image of ``lineage`` below ``output``.
+    """Publish ``image`` below ``output``; one that is published already is left as it is.
+
+    ``logs`` makes the folder for the logs of the boots, when there are any.
 
     Raises :class:`CheckError` when the image or the published file fails its checks, and
     :class:`StoreError` when the place is taken by something else.
     """
-    image = lineage[-1]
-    require_passed(verdict, image.record.stage)
+    pipeline, stage = project.pipeline, image.record.stage
     if found := find_release(pipeline, image.key, output):
         return found
+    checks = project.checks(stage, whole=True)
+    verdict = _require_verdict(project, image, checks)
+    lineage = _lineage(project, image)
     name = release_name(pipeline, image.key)
     staged = output / f".{name}.partial"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
         disk = staged / f"{name}.qcow2"
-        disks.flatten(image.disk, disk, compression=compression)
+        reporter.doing(f"flattening and compressing {stage}")
+        disks.flatten(lineage[-1].disk, disk, compression=compression)
         disks.check(disk)
-        clones = boot_clones(disk, checks, engine, logs)
-        final = _judge(clones, image, checks, engine)
+        reporter.doing("booting two clones of the release, under BIOS and UEFI")
+        clones = boot_clones(disk, checks, project.vm, logs())
+        final = _judge(clones, image, checks, project.vm)
+        reporter.checked("release", final, known=False)
         manifest = _manifest(pipeline, lineage, disk, (verdict, final), clones, compression)
         _describe(staged, manifest, disk)
         return _commit(staged, output / name, manifest)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _require_verdict(project: Project, image: Image, checks: CheckSet) -> Verdict:
+    stage = image.record.stage
+    verdict = project.verdict(image.key, checks)
+    if verdict is None:
+        raise CheckError(f"{stage} was not checked yet", hint=f"vaultbuild verify {stage}")
+    require_passed(verdict, stage)
+    return verdict
+
+
+def _lineage(project: Project, image: Image) -> tuple[Image, ...]:
+    """Return the images from the root to ``image``, every byte of them verified."""
+    chain = [project.store.verified(image.key)]
+    while parent := chain[0].record.parent:
+        above = project.store.find(parent)
+        if above is None:
+            raise StoreError(f"image {digest.short(parent)} is gone", hint="vaultbuild build")
+        chain.insert(0, above)
+    return tuple(chain)
 
 
 def boot_clones(disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path) -> tuple[Clone, ...]:
@@ -153,15 +180,8 @@ def _boot_clone(
 
 
 def _identity(endpoint: Endpoint) -> list[str]:
-    said = process.run([
-        "ssh", "-q", "-F", "none",
-        "-i", endpoint.private_key,
-        "-p", str(endpoint.port),
-        "-o", "BatchMode=yes",
-        "-o", "StrictHostKeyChecking=no",
-        "-o", "UserKnownHostsFile=/dev/null",
-        f"{endpoint.user}@{endpoint.host}", _IDENTITY,
-    ], timeout=300)  # fmt: skip
+    address = f"{endpoint.user}@{endpoint.host}"
+    said = process.run(["ssh", *ssh.options(endpoint), address, _IDENTITY], timeout=300)
     return said.stdout.split("\n")[:-1]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from builder.errors import VaultbuildError
     from builder.events import Event
     from builder.plan import Plan, Step
+    from builder.store import Image
     from builder.verify import Verdict
 
 
@@ -75,9 +76,8 @@ class ConsoleReporter:
 
     def checked(self, stage: str, verdict: Verdict, *, known: bool) -> None:
         """Print the verdict in a line."""
-        counts = ", ".join(f"{n} {name}" for name, n in verdict.counts().items() if n)
-        when = "checked before" if known else duration(verdict.seconds)
-        self._line(f"      {stage + ' checks':<24}{counts or 'none'} ({verdict.engine}, {when})")
+        before = ", before" if known else ""
+        self._line(f"      {stage + ' checks':<24}{verdict_line(verdict)}{before}")
 
     def doing(self, what: str) -> None:
         """Show it until the next thing happens."""
@@ -154,9 +154,31 @@ def plan_lines(plan: Plan, since: Mapping[str, str], *, verbose: bool) -> Iterab
             yield from (f"{'':<26}{role.action:<6}{role.role}" for role in step.roles)
 
 
+def record_lines(image: Image, verdict: Verdict | None) -> Iterable[str]:
+    """Yield what a person wants to know of an image."""
+    record = image.record
+    yield f"stage     {record.stage} of {record.variant}"
+    yield f"key       {record.key}"
+    yield f"disk      {image.disk} ({size(record.disk.bytes)} over its parent)"
+    yield f"built     {record.created} in {duration(record.seconds)}"
+    for role in record.roles:
+        told = f"{role.tasks} tasks, {role.changed} changed, {duration(role.seconds)}"
+        yield f"role      {role.role:<24}{told}"
+    for kind, packages in record.packages.items():
+        yield f"packages  {len(packages)} {kind}"
+    yield f"tools     {', '.join(f'{name} {value}' for name, value in record.tools.items())}"
+    yield f"checks    {verdict_line(verdict) if verdict else 'not run'}"
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """Return a verdict in a line: ``41 passed, 1 failed (nspawn, 4.1 s)``."""
+    counts = ", ".join(f"{count} {name}" for name, count in verdict.counts().items() if count)
+    return f"{counts or 'none'} ({verdict.engine}, {duration(verdict.seconds)})"
+
+
 def emit(text: str) -> None:
     """Print a result on stdout."""
-    print(text, flush=True)
+    print(text, flush=True)  # noqa: T201 - this module and the command line may
 
 
 def emit_json(document: Any) -> None:

@@ -121,7 +121,7 @@ def _provision(
         forwards=_forwards(place.endpoints),
         locks=locks,
     )
-    job = _job(stage, inputs, machine, place)
+    job = _job(stage, machine, place)
     guest.write_job(work / "job.json", job)
     with (
         _followed(job.events, place.reporter),
@@ -151,7 +151,7 @@ def _run_packer(job: guest.Job, machine: Machine, project: Project) -> guest.Res
     return result
 
 
-def _job(stage: Stage, inputs: StageInputs, machine: Machine, place: Workplace) -> guest.Job:
+def _job(stage: Stage, machine: Machine, place: Workplace) -> guest.Job:
     folder = machine.work / "inputs"
     return guest.Job(
         stage=stage.name,
@@ -253,7 +253,7 @@ def _stage_document(inputs: StageInputs) -> dict[str, Any]:
 
 
 def log_folder(project: Project, *words: str) -> Path:
-    """Return a new folder for a run's logs, named by its time and ``words`` (a key is shortened)."""
+    """Return a new folder for a run's logs, named by its time and ``words``; keys are cut."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     name = "-".join([stamp, *(digest.short(word) for word in words)])
     folder = project.var / "logs" / name

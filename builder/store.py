@@ -114,7 +114,7 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self, key: str, *, waiting: Callable[[str], None] | None = None) -> Iterator[int]:
-        """Hold the right to build ``key``; yield the lock's descriptor for the programs we start."""
+        """Hold the right to build ``key``; yield the lock's descriptor, for programs we start."""
         with files.lock(self.root / "locks" / f"{key}.lock", waiting=waiting) as descriptor:
             yield descriptor
 

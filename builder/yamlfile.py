@@ -26,6 +26,7 @@ _TAG = "tag:yaml.org,2002:"
 _TEXT = {f"{_TAG}str", f"{_TAG}timestamp", f"{_TAG}value", f"{_TAG}merge"}
 # libyaml is five times faster; a PyYAML built without it reads the same language.
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DEEPEST = 50
 _SYNTAX_HINTS = {
     "tab character": "indent with spaces",
     "cannot start any token": "indent with spaces; put text that begins with %, @ or ` in quotes",
@@ -104,6 +105,9 @@ class _Reader:
         if node in self._open:
             self._wrong(node, key, "contains itself")
             return None
+        if len(self._open) > _DEEPEST:
+            self._wrong(node, key[:1], "is nested too deeply")
+            return None
         self._open.append(node)
         try:
             return self._value(node, key)
@@ -146,7 +150,7 @@ class _Reader:
             return None
         try:
             value = self._scalars.construct_object(node)
-        except (ValueError, KeyError):
+        except (ValueError, LookupError):
             self._wrong(node, key, f"is no {node.tag.removeprefix(_TAG)}", hint="put it in quotes")
             return None
         if isinstance(value, float) and not math.isfinite(value):

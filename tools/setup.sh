@@ -231,7 +231,8 @@ make_venv() {
 install_project() {
     if stamped project "$(digest_of requirements.lock pyproject.toml)"; then return; fi
     # The compat mode writes a plain path; the default mode puts an import hook before each start.
-    pip install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
+    pip install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable . ||
+        die "pip could not install this project into .venv" "read its message above"
     env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q builder
     digest_of requirements.lock pyproject.toml >.venv/.project
 }

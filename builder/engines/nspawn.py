@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder import disks, process
+from builder.caches.ports import free as free_port
 from builder.engines import Endpoint, Forward, Machine
 from builder.engines.greeting import wait_for_ssh
-from builder.caches.ports import free as free_port
 from builder.errors import HostError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Run a disk as a virtual machine: with KVM where it works, in emulation elsewhere.
 
-Under ``packer build`` Packer starts the VM (see :mod:`builder.template`); here it is started without
-Packer, for checks and for a shell. The user network is restricted: the guest reaches the caches, by
+Under ``packer build`` Packer starts the VM (see :mod:`builder.template`); for checks and a shell it
+is started here, without Packer. The user network is restricted: the guest reaches the caches, by
 ``guestfwd`` commands, and nothing else; without ``restrict=on`` it could read every service on the
 host's loopback.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder import disks, process
+from builder.caches.ports import free as free_port
 from builder.engines import Endpoint, Forward, Machine
 from builder.engines.greeting import wait_for_ssh
-from builder.caches.ports import free as free_port
 from builder.errors import HostError
 
 if TYPE_CHECKING:

@@ -151,10 +151,10 @@ def _carriers(spec: Spec) -> Iterator[list[str]]:
 
 
 def _nspawn(spec: Spec, root: Path) -> process.Child:
-    """Boot the container. Its SSH key arrives as a credential and is written by the guest itself."""
+    """Boot the container. Its SSH key is a credential, which the guest itself writes down."""
     key = spec.work / "authorized_keys"
     key.write_text(spec.public_key + "\n")
-    argv = [
+    argv: list[str | Path] = [
         "systemd-nspawn", "--quiet", "--boot",
         "--directory", root,
         "--machine", "vaultbuild",
@@ -175,7 +175,7 @@ def main() -> int:
     try:
         supervise(Spec.read(Path(sys.argv[1])))
     except VaultbuildError as error:
-        _log.error("%s", error.message)  # noqa: TRY400 - the message is the whole story
+        _log.error("%s", error.message)
         return 1
     return 0
 

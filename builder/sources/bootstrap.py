@@ -129,7 +129,7 @@ def _settle(root: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _enable_network(root: Path) -> None:
-    """Let systemd-networkd configure wired interfaces: the first boot must answer on the network."""
+    """Let systemd-networkd configure wired interfaces: the first boot must answer on one."""
     network = root / "etc/systemd/network/80-wired.network"
     network.parent.mkdir(parents=True, exist_ok=True)
     network.write_text(_NETWORK)

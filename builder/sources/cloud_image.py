@@ -28,14 +28,14 @@ _TIMEOUT_SECONDS = 60
 def make_disk(settings: Mapping[str, Any], disk: Path, *, size: int, project: Path) -> None:
     """Make the QCOW2 ``disk`` of at least ``size`` bytes from a cloud image.
 
-    Raises :class:`StoreError` when the bytes are not those of the checksum, :class:`VaultbuildError`
-    when they cannot be fetched or the image is larger than the disk that was asked for.
+    Raises :class:`StoreError` when the bytes are not those of the checksum, and
+    :class:`VaultbuildError` when they cannot be had or the image is larger than the disk asked for.
     """
     image = fetch(settings["url"], settings["sha256"], project)
     found = disks.info(image)
     if found.virtual_bytes > size:
         raise VaultbuildError(
-            f"the cloud image needs a disk of {found.virtual_bytes} bytes, resources.disk is {size}",
+            f"the cloud image needs {found.virtual_bytes} bytes of disk, resources.disk is {size}",
             hint="raise resources.disk in stages/pipeline.yml",
         )
     disks.import_image(image, disk, size=size)
@@ -84,9 +84,9 @@ def _receive(url: str, target: Path) -> str:
     try:
         # The scheme was validated with the pipeline: http or https.
         with (
-            urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer,
+            urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer,  # noqa: S310
             target.open("wb") as file,
-        ):  # noqa: S310
+        ):
             while block := answer.read(_BLOCK):
                 digest.update(block)
                 file.write(block)

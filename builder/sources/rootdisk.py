@@ -135,9 +135,9 @@ def _grub_image(root: Path, target: str, extra: tuple[str, ...]) -> bytes:
             "chroot", root, "grub-mkimage",
             "--format", target,
             "--directory", f"/usr/lib/grub/{target}",
-            "--config", "/tmp/vaultbuild-stub.cfg",
+            "--config", f"/{stub.relative_to(root)}",
             "--prefix", "/boot/grub",
-            "--output", f"/tmp/{image.name}",
+            "--output", f"/{image.relative_to(root)}",
             *_GRUB_MODULES, *extra,
         ])  # fmt: skip
         return image.read_bytes()

@@ -135,6 +135,8 @@ def test_a_variant_has_one_source(project):
         ("variables: {x: .nan}", "1: variables.x: is not a finite number"),
         ("variables: {x: {1: y}}", "1: variables.x.1: a key must be text (put it in quotes)"),
         ("variables: {x: {[a]: y}}", "1: variables.x.a list or mapping: a key must be text (put it in quotes)"),
+        ("variables: {x: !!int ''}", "1: variables.x: is no int (put it in quotes)"),
+        (f"variables: {'[' * 99}{']' * 99}", "1: variables: is nested too deeply"),
         ("variables: &all {x: *all}", "1: variables.x: contains itself"),
         ("variables:\n  x: 1\n  <<: 5", "2: variables: cannot be merged: expected a mapping or list of mappings for merging, but found scalar"),
         ("x: \x01", "1: contains a control character"),

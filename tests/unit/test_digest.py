@@ -170,7 +170,7 @@ def forge(tmp_path: Path) -> None:
     file = tmp_path / "var/index/files"
     body = json.loads(file.read_bytes().partition(b"\n")[2])
     for known in body.values():
-        known[1] = "remembered"
+        known[-1] = "remembered"
     text = json.dumps(body, separators=(",", ":"))
     head = f"vaultbuild index 1 {digest_bytes(text.encode())}"
     file.write_text(f"{head}\n{text}")

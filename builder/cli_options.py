@@ -1,0 +1,70 @@
+"""What the commands share: the settings before a command's name, and options that recur."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from builder.project import Project
+    from builder.report import ConsoleReporter
+
+
+@dataclass(slots=True)
+class Settings:
+    """What was said before the command's name."""
+
+    folder: Path
+    verbosity: int = 0
+
+    @property
+    def reporter(self) -> ConsoleReporter:
+        """The reporter for a person at this terminal."""
+        from builder.report import ConsoleReporter
+
+        return ConsoleReporter(verbosity=self.verbosity)
+
+    def project(self, variant: str | None = None, engine: str = "auto") -> Project:
+        """The project, for one variant and one engine."""
+        from builder.project import Project
+
+        return Project(self.folder, variant=variant, engine=engine)
+
+
+def stage_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete stage names from the project's folders, without validating anything."""
+    folder = Path(ctx.find_root().params.get("folder") or ".")
+    found = (path.parent.name for path in folder.glob("stages/*/stage.yml"))
+    return sorted(name for name in found if name.startswith(incomplete))
+
+
+variant_option = click.option(
+    "--variant", metavar="NAME", help="The variant; default: the pipeline's."
+)
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["auto", "qemu", "nspawn"]),
+    default="auto",
+    show_default=True,
+    help="Where disks run: qemu with KVM where it works, else nspawn.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+stage_argument = click.argument("stage", required=False, shell_complete=stage_names)
+
+
+output_option = click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Where releases go; default: dist/ in the project.",
+)
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(["zstd", "zlib"]),
+    default="zstd",
+    show_default=True,
+    help="zlib is for readers older than QEMU 5.1.",
+)
