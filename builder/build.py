@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import __version__, caches, files
+from builder.inputs import snapshot
 from builder.record import BuildRecord
 from builder.sources import make_source
 from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder, utc_now
@@ -20,8 +23,7 @@ from builder.store import DISK, Image
 from builder.verify import require_passed, verdict_path, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from builder.inputs import StageInputs
     from builder.plan import Plan, Step
@@ -44,8 +46,11 @@ def carry_out(
     """
     project.store.sweep()
     works = any(step.action != "reuse" for step in plan.steps)
-    with _caches(project, reporter, wanted=works) as endpoints:
-        place = Workplace(project, reporter, options or Options(), endpoints)
+    with (
+        _snapshots(plan, lineage, project) as inputs_of,
+        _caches(project, reporter, wanted=works) as endpoints,
+    ):
+        place = Workplace(project, reporter, options or Options(), endpoints, inputs_of)
         image: Image | None = None
         for number, (step, inputs) in enumerate(zip(plan.steps, lineage, strict=True), 1):
             reporter.stage_started(step, number, len(plan.steps))
@@ -55,6 +60,25 @@ def carry_out(
     if image is None:
         raise ValueError("a plan without steps")
     return image
+
+
+@contextlib.contextmanager
+def _snapshots(
+    plan: Plan, lineage: Sequence[StageInputs], project: Project
+) -> Iterator[Mapping[str, Path]]:
+    """Copy the inputs of every stage that will run: later edits belong to the next run."""
+    chosen = [
+        inputs for step, inputs in zip(plan.steps, lineage, strict=True) if step.action != "reuse"
+    ]
+    if not chosen:
+        yield {}
+        return
+    project.var.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".inputs-", dir=project.var) as folder:
+        found = {inputs.stage: Path(folder, inputs.stage) for inputs in chosen}
+        for inputs in chosen:
+            snapshot(project.folder, inputs, found[inputs.stage])
+        yield found
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import click
 from builder import __version__
 from builder.cli_host import cache
 from builder.cli_options import (
+    Command,
     Settings,
     compression_option,
     engine_option,
@@ -39,6 +40,8 @@ _WORK = 4
 
 class Commands(click.Group):
     """The group that turns errors into one message and an exit status."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; show an error as what, where and what to type next."""
@@ -100,7 +103,7 @@ def main(ctx: click.Context, folder: Path, verbose: int, quiet: int) -> None:
         format="%(message)s",
         stream=sys.stderr,
     )
-    ctx.obj = Settings(folder, verbose - quiet)
+    ctx.obj = Settings(folder, verbosity=verbose - quiet)
 
 
 @main.command()
@@ -333,7 +336,8 @@ def render(settings: Settings, stage: str, variant: str | None, engine: str) -> 
     from builder.template import NEUTRAL
 
     project = settings.project(variant, engine)
-    report.emit(render_stage(project, project.pipeline.stage(stage), NEUTRAL))
+    found = project.pipeline.stage(stage)
+    report.emit(render_stage(project, found, NEUTRAL, project.folder))
 
 
 @main.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli_options import Settings, json_option
+from builder.cli_options import Command, Settings, json_option
 
 if TYPE_CHECKING:
     from builder.caches import Status
@@ -36,7 +36,7 @@ def _show_caches(found: list[Status], *, as_json: bool) -> None:
         report.emit(line)
 
 
-@cache.command()
+@cache.command(cls=Command)
 @json_option
 @click.pass_obj
 def up(settings: Settings, *, as_json: bool) -> None:
@@ -52,7 +52,7 @@ def up(settings: Settings, *, as_json: bool) -> None:
     _show_caches(caches.up(pipeline.caches, pipeline.project), as_json=as_json)
 
 
-@cache.command()
+@cache.command(cls=Command)
 @json_option
 @click.pass_obj
 def down(settings: Settings, *, as_json: bool) -> None:
@@ -68,7 +68,7 @@ def down(settings: Settings, *, as_json: bool) -> None:
     _show_caches(caches.down(pipeline.caches, pipeline.project), as_json=as_json)
 
 
-@cache.command("status")
+@cache.command("status", cls=Command)
 @json_option
 @click.pass_obj
 def cache_status(settings: Settings, *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +32,49 @@ class Settings:
         from builder.project import Project
 
         return Project(self.folder, variant=variant, engine=engine)
+
+
+class Command(click.Command):
+    """A command that takes what stands before its name behind it too: people type it there."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.params += [
+            click.Option(
+                ["--project"],
+                type=click.Path(path_type=Path, file_okay=False),
+                callback=_set_folder,
+                expose_value=False,
+                help="The project's folder.",
+            ),
+            click.Option(
+                ["-v", "--verbose"],
+                count=True,
+                callback=_louder,
+                expose_value=False,
+                help="Tell more: every task, every reason.",
+            ),
+            click.Option(
+                ["-q", "--quiet"],
+                count=True,
+                callback=_quieter,
+                expose_value=False,
+                help="Tell only what fails.",
+            ),
+        ]
+
+
+def _set_folder(ctx: click.Context, _param: click.Parameter, folder: Path | None) -> None:
+    if folder is not None:
+        ctx.obj.folder = folder
+
+
+def _louder(ctx: click.Context, _param: click.Parameter, count: int) -> None:
+    ctx.obj.verbosity += count
+
+
+def _quieter(ctx: click.Context, _param: click.Parameter, count: int) -> None:
+    ctx.obj.verbosity -= count
 
 
 def stage_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

@@ -15,17 +15,19 @@ import contextlib
 import hashlib
 import json
 import logging
+import marshal
 import os
 import stat
 import tempfile
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from builder.errors import Problem, ProjectError
 from builder.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -96,6 +98,10 @@ class StatCache:
     Paths are strings relative to ``root``, so that a moved project keeps its cache. What a file
     holds is told as ``file:<sha256>``, ``exec:<sha256>`` or ``link:<target>``.
 
+    Two memories: one of whole folders, each with a digest of all that ``stat`` says about its
+    files, which is all that a plan of an unchanged project needs; and one of single files, which
+    is loaded only when a folder's digest differs.
+
     A file is remembered only when its times are older than the moment before it was read, by
     more than the clock's grain: a later edit then cannot leave the same times behind. (git looks
     at such entries again when it loads its index; not remembering them is the same rule, made
@@ -105,16 +111,24 @@ class StatCache:
     def __init__(self, root: Path, file: Path, *, grain_ns: int = _GRAIN_NS) -> None:
         self.root = root
         self._file = file
+        self._folders_file = file.with_name(f"{file.name}.folders")
         self._grain_ns = grain_ns
-        self._known: dict[str, Any] = _load(file)
+        self._folders: dict[str, Any] = _load(self._folders_file)
         self._seen: set[str] = set()
         self._changed = False
-        self._moment: int | None = None
+
+    @cached_property
+    def _files(self) -> dict[str, Any]:
+        return _load(self._file)
+
+    @cached_property
+    def _moment(self) -> int:
+        return _file_clock(self._file)
 
     def entry(self, path: str) -> str:
         """Tell what one file holds; where it is a link, what the file behind the link holds."""
         now = os.stat(f"{self.root}/{path}")  # noqa: PTH116 - a Path costs more than the stat
-        if value := self._look([(path, now)]).get(path):
+        if value := self._find(path, [(path, now)]).get(path):
             return value
         raise FileNotFoundError(path)
 
@@ -123,34 +137,33 @@ class StatCache:
 
         Empty folders do not count, as in git.
         """
-        return dict(sorted(self._look(self._walk(folder)).items()))
+        return self._find(f"{folder}/", list(self._walk(folder)))
 
     def save(self) -> None:
         """Remember for the next run; quietly does without where nothing can be written."""
         if not self._changed:
             return
-        # A file that this run did not look at may be another variant's: it stays while it exists.
-        kept = {
-            path: known
-            for path, known in self._known.items()
-            if path in self._seen or os.path.lexists(f"{self.root}/{path}")
-        }
-        _save(self._file, kept)
+        # What this run did not look at may be another variant's: it stays while it exists.
+        for memory in (self._folders, self._files):
+            for path in memory.keys() - self._seen:
+                if not os.path.lexists(f"{self.root}/{path}"):
+                    del memory[path]
+        _save(self._folders_file, self._folders)
+        _save(self._file, self._files)
         self._changed = False
 
     def _walk(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
         folders = [folder]
         while folders:
             above = folders.pop()
-            # From a descriptor the kernel need not walk the path again for each file: half the time.
-            descriptor = os.open(f"{self.root}/{above}", os.O_RDONLY | os.O_DIRECTORY)
+            # From a descriptor the kernel need not walk the path for each file: half the time.
+            descriptor = _open_folder(self.root / above)
             try:
                 with os.scandir(descriptor) as entries:
                     for entry in entries:
                         name = entry.name
-                        if (name[0] in "._#" or name.endswith(_LITTER_SUFFIXES)) and is_litter(
-                            name
-                        ):
+                        # Asked first, cheaply: it spares most of 20,000 calls.
+                        if (name[0] in "._#" or name[-1] in "c~") and is_litter(name):
                             continue
                         if entry.is_dir(follow_symlinks=False):
                             folders.append(f"{above}/{name}")
@@ -163,21 +176,27 @@ class StatCache:
             finally:
                 os.close(descriptor)
 
+    def _find(self, name: str, files: Sequence[tuple[str, os.stat_result]]) -> dict[str, str]:
+        """Tell what files hold, from the memory of folders if they all look as they did."""
+        self._seen.add(name)
+        looks = _looks(files)
+        remembered = self._folders.get(name)
+        if remembered is not None and remembered[0] == looks:
+            return dict(remembered[1])
+        found = dict(sorted(self._look(files).items()))
+        if found.keys() <= self._files.keys():
+            self._folders[name] = [looks, found]
+            self._changed = True
+        elif self._folders.pop(name, None) is not None:
+            self._changed = True
+        return found
+
     def _look(self, files: Iterable[tuple[str, os.stat_result]]) -> dict[str, str]:
-        # The hot loop, written out: with 20,000 files each call made in it costs 10 ms.
         found: dict[str, str] = {}
-        remembered = self._known.get
         for path, now in files:
-            known = remembered(path)
-            if (
-                known is not None
-                and known[1] == now.st_mtime_ns
-                and known[2] == now.st_ctime_ns
-                and known[0] == now.st_size
-                and known[3] == now.st_ino
-                and known[4] == now.st_mode
-            ):
-                found[path] = known[5]
+            known = self._files.get(path)
+            if known is not None and known[0] == _signature(now):
+                found[path] = known[1]
                 continue
             with contextlib.suppress(FileNotFoundError):
                 found[path] = self._read(path, now)
@@ -185,14 +204,12 @@ class StatCache:
         return found
 
     def _read(self, path: str, now: os.stat_result) -> str:
-        if self._moment is None:
-            self._moment = _file_clock(self._file)
-        value = _value(self.root / path, path, now.st_mode)
-        if max(now.st_mtime_ns, now.st_ctime_ns) < self._moment - self._grain_ns:
-            times = now.st_mtime_ns, now.st_ctime_ns
-            self._known[path] = [now.st_size, *times, now.st_ino, now.st_mode, value]
+        youngest = self._moment - self._grain_ns
+        value = _value(self.root / path, now.st_mode)
+        if max(now.st_mtime_ns, now.st_ctime_ns) < youngest:
+            self._files[path] = [_signature(now), value]
             self._changed = True
-        elif self._known.pop(path, None) is not None:
+        elif self._files.pop(path, None) is not None:
             self._changed = True
         return value
 
@@ -229,7 +246,34 @@ class Facts:
         self._changed = False
 
 
-def _value(place: Path, path: str, mode: int) -> str:
+def _signature(found: os.stat_result) -> list[int]:
+    """Return what tells a file from what it was: any edit moves its ctime, which nobody can set."""
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return [found.st_size, *times, found.st_ino, found.st_mode]
+
+
+def _looks(files: Iterable[tuple[str, os.stat_result]]) -> str:
+    """Digest what ``stat`` said about files. Another order or another Python may give another."""
+    told: list[str | int] = []
+    for path, now in files:
+        # As _signature, written out: a call and a list for each of 20,000 files cost 15 ms.
+        told += path, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, now.st_mode
+    # The only dump in the standard library that is fast on many small numbers; never loaded.
+    return digest_bytes(marshal.dumps(told, 2))
+
+
+def _open_folder(place: Path) -> int:
+    try:
+        return os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError as error:
+        raise _unreadable(place) from error
+
+
+def _unreadable(place: Path) -> ProjectError:
+    return ProjectError([Problem(place, "cannot be read", hint=f"chmod u+rX {place}")])
+
+
+def _value(place: Path, mode: int) -> str:
     """Read what ``place`` holds, in the form that documents carry."""
     if stat.S_ISLNK(mode):
         return f"link:{place.readlink()}"
@@ -238,8 +282,7 @@ def _value(place: Path, path: str, mode: int) -> str:
     try:
         digest = digest_file(place)
     except PermissionError as error:
-        hint = f"chmod u+r {path}"
-        raise ProjectError([Problem(place, "cannot be read", hint=hint)]) from error
+        raise _unreadable(place) from error
     return f"{'exec' if mode & stat.S_IXUSR else 'file'}:{digest}"
 
 

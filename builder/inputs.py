@@ -23,7 +23,7 @@ import os
 import posixpath
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from builder.digest import digest_document
 from builder.errors import Problem, ProjectError, VaultbuildError
@@ -41,6 +41,7 @@ ANSIBLE_CONFIG: Final = "ansible/ansible.cfg"
 TEMPLATES: Final = "packer"
 
 _TEMPLATE_SUFFIX = ".j2"
+_LINK = "link:"
 _BLOCK = 1 << 20
 
 # Settings that say where something is fetched, beside another that says what it must be (sha256).
@@ -171,12 +172,14 @@ def remembered_templates(
     """Return a ``Toolset.template`` that renders only when something it reads has changed.
 
     ``context`` is all that the rendering depends on beside the template's texts and the stage's
-    name: variant, engine, versions, the program's own code. An unchanged plan then needs no Jinja2.
+    name and network: the variant, the engine, the variables, versions, the program's own code. An
+    unchanged plan then needs no Jinja2.
     """
 
     def template(stage: Stage) -> Template:
         sources = _template_sources(stage, cache)
-        inputs = digest_document([dict(context), stage.template.as_posix(), sources])
+        given = [dict(context), stage.template.as_posix(), stage.network]
+        inputs = digest_document([given, sources])
         name = f"template {context.get('variant')} {stage.name}"
         digest, files = facts.remember(name, inputs, lambda: _as_pair(render(stage)))
         return Template(digest, tuple(map(Path, files)))
@@ -299,7 +302,7 @@ def _entry(cache: StatCache, path: str) -> str:
 
 def _require_links_inside(files: Mapping[str, str]) -> None:
     """Refuse links to what is not among ``files``: the key would not notice when that changes."""
-    links = {path: value[5:] for path, value in files.items() if value.startswith("link:")}
+    links = {path: value[len(_LINK) :] for path, value in files.items() if value.startswith(_LINK)}
     if not links:
         return
     places = set(files) | {parent for path in files for parent in _folders_above(path)}
@@ -322,24 +325,32 @@ def _folders_above(path: str) -> Iterator[str]:
 
 
 def _copy(project: Path, path: str, value: str, folder: Path) -> str:
-    """Copy one file; return what the copy holds, or "" where there is nothing to copy."""
+    """Copy one file; return what the copy holds, or "" where there is no such file any more."""
     source, target = project / path, folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
+    if value.startswith(_LINK):
+        return _copy_link(source, target)
     try:
-        if value.startswith("link:"):
-            target.symlink_to(source.readlink())
-            return f"link:{target.readlink()}"
-        return _copy_content(source, target)
+        reader = source.open("rb")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return ""
+    with reader:
+        return _copy_content(reader, target)
+
+
+def _copy_link(source: Path, target: Path) -> str:
+    try:
+        pointed = source.readlink()
     except OSError:
-        if target.parent.is_dir() and not source.is_file():
-            return ""
-        raise
+        return ""  # gone, or no link any more
+    target.symlink_to(pointed)
+    return f"{_LINK}{pointed}"
 
 
-def _copy_content(source: Path, target: Path) -> str:
+def _copy_content(reader: BinaryIO, target: Path) -> str:
     """Copy bytes and the one bit of mode that counts, whatever this user's umask is."""
     digest = hashlib.sha256()
-    with source.open("rb") as reader, target.open("xb") as writer:
+    with target.open("xb") as writer:
         executable = bool(os.fstat(reader.fileno()).st_mode & 0o100)
         while block := reader.read(_BLOCK):
             digest.update(block)

@@ -108,7 +108,8 @@ class Listener:
             return self._error("failed", last_errors("".join(self._output)), None)
         said = complaint(self._failed["res"])
         if self._unreachable:
-            return self._error("lost the guest", said, self._failed["task"])
+            hint = "the guest's console log says how it went away"
+            return self._error("lost the guest", said, self._failed["task"], hint)
         return self._error("failed", said, self._failed["task"], self._hint(self._failed))
 
     def _error(

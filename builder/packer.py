@@ -144,7 +144,7 @@ class Packer:
                 raise _failure(argv, status, file.read().decode(errors="replace"), log)
 
     def _environment(self, work: Path) -> dict[str, str]:
-        own = work / "packer"
+        own = work / "packer-home"
         own.mkdir(parents=True, exist_ok=True)
         variables = {
             "PACKER_CACHE_DIR": str(own / "cache"),

@@ -16,7 +16,7 @@ from builder.digest import Facts, StatCache, file_signature
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import QemuEngine
 from builder.errors import StoreError
-from builder.inputs import StageInputs, Template, Toolset, lineage_inputs, remembered_templates
+from builder.inputs import StageInputs, Toolset, lineage_inputs, remembered_templates
 from builder.packer import Packer
 from builder.pipeline import load_pipeline
 from builder.plan import make_plan
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from builder.pipeline import Pipeline, Stage
     from builder.plan import Plan
     from builder.store import Image
+    from builder.template import Described
     from builder.verify import Verdict
 
 # The distributions whose versions shape what is in an image.
@@ -167,10 +168,12 @@ class Project:
             "provisioning": str(PROVISIONING_VERSION),
             **self._distributions(),
         }
+        names = [stage.name for stage in self.pipeline.stages]
         context = {
             "variant": self.pipeline.variant,
             "engine": self.engine.name,
             "line": self.packer.line,
+            "variables": {name: self.pipeline.variables_of(name) for name in names},
             "program": file_signature(Path(__file__).with_name("template.py")),
         }
         template = remembered_templates(self._describe, context, cache=self.cache, facts=self.facts)
@@ -181,7 +184,7 @@ class Project:
         libraries = file_signature(Path(_site_packages()))
         return self.facts.remember("libraries", libraries, _installed)
 
-    def _describe(self, stage: Stage) -> Template:
+    def _describe(self, stage: Stage) -> Described:
         from builder import template  # late: brings Jinja2 and HCL, and the answer is remembered
 
         context = template.TemplateContext(
@@ -191,14 +194,12 @@ class Project:
             network=stage.network,
             variables=self.pipeline.variables_of(stage.name),
         )
-        described = template.describe(
+        return template.describe(
             self.folder / stage.template,
             context,
             search=[self.folder / "packer"],
             base=self.folder,
         )
-        files = tuple(path.relative_to(self.folder).as_posix() for path in described.files)
-        return Template(described.digest, files)
 
 
 def _find_packer() -> dict[str, Any]:

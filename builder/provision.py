@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -166,7 +167,9 @@ def strategy_for(core: str, mitogen: str) -> Strategy:
     """Return the strategy for a pair of versions."""
     least = _MITOGEN_FOR_CORE.get(".".join(core.split(".")[:2]))
     pair = f"mitogen {mitogen} with ansible-core {core}"
-    if least and tuple(int(part) for part in mitogen.split(".")[:3]) >= least:
+    # A version with letters is a pre-release, which nobody tried.
+    numbers = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", mitogen)
+    if least and numbers and tuple(map(int, numbers.groups())) >= least:
         return Strategy("mitogen", pair)
     return Strategy("pipelining", f"{pair} was never tried")
 

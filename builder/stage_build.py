@@ -21,7 +21,6 @@ from builder import __version__, digest, disks, events, guest, template
 from builder.engines import Forward, Machine
 from builder.engines.keys import make_keys
 from builder.errors import CommandError
-from builder.inputs import snapshot
 from builder.packer import CallbackError
 from builder.provision import Caches, Use
 from builder.record import BuildRecord, DiskRecord, StepRecord
@@ -57,6 +56,8 @@ class Workplace:
     reporter: Reporter
     options: Options
     endpoints: caches.Endpoints | None
+    snapshots: Mapping[str, Path]
+    """By stage: the copy of its inputs that it is built from."""
 
 
 def build_stage(
@@ -69,7 +70,7 @@ def build_stage(
         work = staged / "work"
         work.mkdir()
         try:
-            result = _provision(step, inputs, parent, staged, (lock,), logs, place)
+            result = _provision(step, parent, staged, (lock,), logs, place)
         except BaseException:
             if place.options.keep_failed:
                 _keep_failed(project, step.stage, staged / DISK, parent, place.reporter)
@@ -100,7 +101,6 @@ def build_stage(
 
 def _provision(
     step: Step,
-    inputs: StageInputs,
     parent: Image,
     staged: Path,
     locks: Sequence[int],
@@ -110,7 +110,6 @@ def _provision(
     """Run Packer on a new overlay of the parent; return what its callback did."""
     project, work = place.project, staged / "work"
     stage = project.pipeline.stage(step.stage)
-    snapshot(project.folder, inputs, work / "inputs")
     machine = Machine(
         disk=staged / DISK,
         work=work,
@@ -127,7 +126,7 @@ def _provision(
         _followed(job.events, place.reporter),
         project.engine.serve(machine, f"../{parent.key}/{DISK}") as served,
     ):
-        text = _render(stage, machine, served, project)
+        text = _render(stage, machine, served, place)
         (work / "stage.pkr.hcl").write_text(text)
         shutil.copyfile(work / "stage.pkr.hcl", logs / "stage.pkr.hcl")
         return _run_packer(job, machine, project)
@@ -152,7 +151,7 @@ def _run_packer(job: guest.Job, machine: Machine, project: Project) -> guest.Res
 
 
 def _job(stage: Stage, machine: Machine, place: Workplace) -> guest.Job:
-    folder = machine.work / "inputs"
+    folder = place.snapshots[stage.name]
     return guest.Job(
         stage=stage.name,
         snapshot=folder,
@@ -187,8 +186,10 @@ def _forwards(endpoints: caches.Endpoints | None) -> tuple[Forward, ...]:
     )
 
 
-def render(project: Project, stage: Stage, circumstance: template.Circumstance) -> str:
-    """Return the Packer template of a stage under ``circumstance``."""
+def render(
+    project: Project, stage: Stage, circumstance: template.Circumstance, folder: Path
+) -> str:
+    """Return the Packer template of a stage under ``circumstance``, read from below ``folder``."""
     context = template.TemplateContext(
         line=project.packer.line,
         engine=project.engine.name,
@@ -197,23 +198,21 @@ def render(project: Project, stage: Stage, circumstance: template.Circumstance) 
         network=stage.network,
         variables=project.pipeline.variables_of(stage.name),
     )
-    return template.render(
-        project.folder / stage.template, context, search=[project.folder / "packer"]
-    )
+    return template.render(folder / stage.template, context, search=[folder / "packer"])
 
 
-def _render(stage: Stage, machine: Machine, served: Mapping[str, Any], project: Project) -> str:
-    callback = [sys.executable, "-m", "builder.guest", str(machine.work / "job.json")]
+def _render(stage: Stage, machine: Machine, served: Mapping[str, Any], place: Workplace) -> str:
     circumstance = template.Circumstance(
         private_key=machine.keys.private,
         public_key=machine.keys.public,
-        callback=callback,
+        callback=[sys.executable, "-m", "builder.guest", str(machine.work / "job.json")],
         cpus=machine.cpus,
         memory_mib=machine.memory_mib,
         console_log=machine.console,
         qmp_socket=machine.work / "qmp.sock",
     )
-    return render(project, stage, dataclasses.replace(circumstance, **served))
+    here = dataclasses.replace(circumstance, **served)
+    return render(place.project, stage, here, place.snapshots[stage.name])
 
 
 @contextlib.contextmanager

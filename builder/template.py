@@ -57,6 +57,8 @@ class Circumstance:
     cpus: int = 2
     memory_mib: int = 2048
     parent_disk: Path | None = None
+    disk_bytes: int | None = None
+    """Virtual size of the disk: without it, Packer makes every overlay 40 GiB large."""
     output_folder: Path | None = None
     console_log: Path | None = None
     qmp_socket: Path | None = None
@@ -86,6 +88,7 @@ NEUTRAL: Final = Circumstance(
     callback=(str(NOWHERE / "callback"),),
     ssh_port=22,
     parent_disk=NOWHERE / "parent.qcow2",
+    disk_bytes=1 << 30,
     output_folder=NOWHERE / "output",
     console_log=NOWHERE / "console.log",
     qmp_socket=NOWHERE / "qmp.sock",
@@ -103,8 +106,6 @@ class TemplateContext:
     stage: str
     circumstance: Circumstance = NEUTRAL
     network: Literal["caches", "open"] = "caches"
-    disk_bytes: int | None = None
-    """Virtual size of the disk; None keeps the parent's."""
     user: str = "root"
     seeded: bool = False
     """Whether a cloud-init seed disk (``circumstance.seed_files``) is attached."""
@@ -112,6 +113,14 @@ class TemplateContext:
     """Of an unattended installation: url, sha256, installer, boot_command, answers (file name)."""
     variables: Mapping[str, Any] = field(default_factory=dict)
     """The stage's variables, for a project's own template."""
+
+    @property
+    def disk_size(self) -> str | None:
+        """The disk's size as Packer reads it."""
+        size = self.circumstance.disk_bytes
+        if size is None and self.engine == "qemu":
+            raise ValueError("the engine qemu needs the size of the disk")
+        return f"{size >> 20}M" if size else None
 
     @property
     def netdev(self) -> str:
@@ -132,7 +141,7 @@ class TemplateContext:
         return ",".join(words)
 
 
-_NAMES: Final = (*(part.name for part in fields(TemplateContext)), "netdev")
+_NAMES: Final = (*(part.name for part in fields(TemplateContext)), "disk_size", "netdev")
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ def _pytest(endpoint: Endpoint, checks: CheckSet, work: Path, junit: Path | None
         sys.executable, "-m", "pytest", "-q",
         "-p", "no:cacheprovider", "-p", "builder.checks",
         "--import-mode=importlib",
-        "--rootdir", str(work), "-c", "/dev/null",
+        "--rootdir", str(checks.folders[0].parents[1]), "-c", "/dev/null",
         f"--hosts=ssh://{endpoint.user}@{endpoint.host}:{endpoint.port}",
         f"--ssh-config={config}",
         f"--ssh-identity-file={endpoint.private_key}",

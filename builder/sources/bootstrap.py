@@ -23,8 +23,9 @@ BOOTSTRAP_VERSION = 1
 _LEFT_BY_MMDEBSTRAP = ("etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap")
 _WAIT_ONLINE = "systemd-networkd-wait-online.service"
 _HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-# Any wired interface asks for an address; waiting for one would stop a machine that has none.
-_NETWORK = "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"
+# Any wired interface asks for an address, but no bridge or veth of containers. Nobody waits for
+# one: that would stop a machine that has none.
+_NETWORK = "[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=yes\n"
 _FSTAB = f"LABEL={rootdisk.ROOT_LABEL}\t/\text4\terrors=remount-ro,x-systemd.growfs\t0\t1\n"
 
 

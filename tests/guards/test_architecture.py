@@ -16,11 +16,13 @@ LAYERS = """
     resolve ssh kvm
     pipeline provision
     inputs sources guest verify
-    plan publish
+    plan
     report
     project
-    stage_build doctor
-    build
+    publish stage_build doctor
+    build shell
+    cli_options
+    cli_host
     cli
     __main__
 """

@@ -6,6 +6,7 @@ that end with the test. Roles of these tests write nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -30,10 +31,12 @@ ROOT = Path(__file__).parents[2]
 SSHD = """\
 mount -t tmpfs -o mode=755 tmpfs /run && mount -t tmpfs -o mode=700 tmpfs /root &&
 mount -t tmpfs -o mode=1777 tmpfs /var/tmp &&
-mkdir -m 755 /run/sshd && mkdir -m 700 /root/.ssh && printf '%s\\n' "$2" > /root/.ssh/authorized_keys &&
+mkdir -m 755 /run/sshd && mkdir -m 700 /root/.ssh &&
+printf '%s\\n' "$2" > /root/.ssh/authorized_keys &&
 ssh-keygen -q -t ed25519 -N '' -f /run/hostkey &&
-exec "$0" -D -e -f /dev/null -p "$1" -o ListenAddress=127.0.0.1 -o HostKey=/run/hostkey -o PidFile=none \
-  -o PermitRootLogin=yes -o PasswordAuthentication=no -o UsePAM=no -o 'Subsystem=sftp internal-sftp'
+exec "$0" -D -e -f /dev/null -p "$1" -o ListenAddress=127.0.0.1 -o HostKey=/run/hostkey \
+  -o PidFile=none -o PermitRootLogin=yes -o PasswordAuthentication=no -o UsePAM=no \
+  -o 'Subsystem=sftp internal-sftp'
 """
 ROLES = {
     "greeting/meta/argument_specs.yml": """\
@@ -55,7 +58,10 @@ ROLES = {
             mode: "0644"
           notify: Note the change
         - name: Use a fact
-          ansible.builtin.copy: {content: "{{ ansible_facts.pkg_mgr }}", dest: /root/fact, mode: "0644"}
+          ansible.builtin.copy:
+            content: "{{ ansible_facts.pkg_mgr }}"
+            dest: /root/fact
+            mode: "0644"
         - name: Write the environment
           ansible.builtin.shell: printenv > /root/environment
           changed_when: false
@@ -88,6 +94,10 @@ ROLES = {
         - name: Use a password
           ansible.builtin.shell: echo hunter2 >&2; exit 1
           no_log: true
+        """,
+    "quick/tasks/main.yml": """\
+        - name: Look
+          ansible.builtin.stat: {path: /root}
         """,
     "severing/tasks/main.yml": """\
         - name: Lose the guest
@@ -198,32 +208,35 @@ GREETING = Use("greeting", {"greeting_text": "hello", "greeting_times": 2})
 # --- what goes right ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["auto", "pipelining"])
-def test_a_stage_is_provisioned_and_keeps_no_trace_of_it(guest, strategy, monkeypatch) -> None:
+@pytest.mark.parametrize(("strategy", "runs"), [("auto", 2), ("pipelining", 1)])
+def test_a_stage_is_provisioned_and_keeps_no_trace(guest, strategy, runs, monkeypatch) -> None:
     # What this user has set must not reach Ansible: neither settings nor secrets.
     monkeypatch.setenv("ANSIBLE_FORKS", "nonsense")
     monkeypatch.setenv("TOKEN", "secret")
     caches = Caches("http://127.0.0.1:9/", "http://127.0.0.1:9/root/pypi/+simple/")
 
-    result = guest.provision(GREETING, GREETING, caches=caches, strategy=strategy)
+    result = guest.provision(*[GREETING] * runs, caches=caches, strategy=strategy)
 
     assert result.status == "done", result.failure
     assert result.strategy == {"auto": "mitogen", "pipelining": "pipelining"}[strategy]
-    first, second = result.roles
-    assert first["changed_tasks"] == [
+    assert result.roles[0]["changed_tasks"] == [
         "Write the greeting",
         "Use a fact",
         "Write what the controller knows",
         "Note the change",
     ]
-    assert first["changed"] == 4
-    assert second["changed_tasks"] == [], "the second run must change nothing"
+    assert [role["changed"] for role in result.roles] == [4, 0][:runs], "again changes nothing"
     assert result.packages["dpkg"]["dpkg"]
     assert guest.content("/root/greeting") == '["hello", "hello"]', "numbers stay numbers"
     assert guest.content("/root/noted") == "noted"
     assert guest.content("/root/token") == ""
     assert "APT_CONFIG=/run/vaultbuild/apt.conf\n" in guest.content("/root/environment")
     assert "PIP_TRUSTED_HOST=127.0.0.1\n" in guest.content("/root/environment")
+    _assert_no_trace(guest)
+    _assert_logs(guest)
+
+
+def _assert_no_trace(guest: Guest) -> None:
     left = guest.look(
         "import os\nfor top in ('/run', '/root', '/var/tmp'):"
         "\n  for at, folders, files in os.walk(top):"
@@ -235,35 +248,32 @@ def test_a_stage_is_provisioned_and_keeps_no_trace_of_it(guest, strategy, monkey
     assert key not in guest.content("/root/.ssh/authorized_keys")
 
 
-def test_a_stage_goes_on_after_the_roles_that_are_done(guest) -> None:
-    result = guest.provision(Use("failing", {}), GREETING, first_role=1)
-
-    assert result.status == "done", result.failure
-    assert [role["role"] for role in result.roles] == ["greeting"]
-
-
-def test_events_tell_each_role_and_task(guest) -> None:
-    guest.provision(GREETING)
-
+def _assert_logs(guest: Guest) -> None:
     told = guest.events()
-    assert {event.stage for event in told} == {"frameworks"}
-    assert {event.role for event in told} == {"greeting"}
-    assert (told[0].event, told[-1].event) == ("role_started", "role_finished")
-    assert (told[-1].status, told[-1].changed, told[-1].tasks) == ("done", 4, 7)
-    ended = {event.task: event.status for event in told if event.event == "task_finished"}
-    assert ended["Write the greeting"] == ended["Note the change"] == "changed"
-    assert ended["Write the environment"] == "ok"
+    assert {(event.stage, event.role) for event in told} == {("frameworks", "greeting")}
+    assert (told[0].event, told[-1].event, told[-1].status) == (
+        "role_started",
+        "role_finished",
+        "done",
+    )
+    ended = [(event.task, event.status) for event in told if event.event == "task_finished"]
+    assert ("Write the greeting", "changed") in ended
+    assert ("Write the environment", "ok") in ended
+    first = next(event for event in told if event.event == "role_finished")
+    assert (first.changed, first.tasks) == (4, 7)
     log = (guest.job.logs / "ansible.log").read_text()
     assert "TASK [greeting : Write the greeting]" in log
     assert "\x1b" not in log, "a log is read with any pager"
-
-
-def test_what_repeats_a_run_stays_in_the_logs(guest) -> None:
-    guest.provision(GREETING)
-
     run = guest.job.logs / "runs/00-greeting"
     assert json.loads((run / "env/extravars").read_text()) == dict(GREETING.variables)
     assert not (run / "artifacts").exists(), "ansible-runner writes the whole environment there"
+
+
+def test_a_stage_goes_on_after_the_roles_that_are_done(guest) -> None:
+    result = guest.provision(Use("failing", {}), Use("quick", {}), first_role=1)
+
+    assert result.status == "done", result.failure
+    assert [role["role"] for role in result.roles] == ["quick"]
 
 
 # --- what goes wrong ------------------------------------------------------------------------------
@@ -331,33 +341,38 @@ def test_a_guest_that_never_came_is_told_with_what_ssh_said(guest) -> None:
     assert error.role == ""
 
 
-def test_an_interrupt_stops_the_role_and_leaves_nothing_running(guest) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_program_leaves_nothing_running(guest, signum) -> None:
     child = process.start(guest.command(Use("sleeping", {})), log=guest.work / "out.log", cwd=ROOT)
     with child:
-        for _ in range(1200):
-            if guest.job.events.exists() and '"Sleep"' in guest.job.events.read_text():
-                break
-            time.sleep(0.05)
-        os.kill(child.pid, signal.SIGTERM)
-        assert child.wait(60) == 1
+        _until(lambda: guest.job.events.exists() and '"Sleep"' in guest.job.events.read_text())
+        os.kill(child.pid, signum)
+        assert child.wait(60) == {signal.SIGTERM: 1, signal.SIGKILL: -9}[signum]
+        _until(lambda: not _processes_about(guest.job.logs))
 
     result = read_result(guest.job.result)
+    if signum == signal.SIGKILL:
+        assert result is None
+        return
     assert result is not None
     with pytest.raises(Interrupted, match="stopped in role sleeping"):
         raise_failure(result)
-    # Everything that Ansible starts has this folder's name in its arguments or its environment.
-    assert not _processes_about(guest.work / "logs")
+
+
+def _until(true) -> None:
+    for _ in range(1200):
+        if true():
+            return
+        time.sleep(0.05)
+    pytest.fail("waited for a minute in vain")
 
 
 def _processes_about(folder: Path) -> list[str]:
-    mine = {os.getpid(), os.getppid()}
+    """Return the processes that have the folder's name in their arguments or environment."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) not in mine:
-            try:
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
                 said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if str(folder).encode() in said:
-                found.append(said.decode(errors="replace")[:300])
+                found += [entry.name] * (str(folder).encode() in said)
     return found

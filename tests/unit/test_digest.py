@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -154,11 +154,12 @@ def test_a_pipe_is_refused(tree: Path, open_cache: Callable[..., StatCache]) -> 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_that_cannot_be_read_says_how_to_read_it(
-    tree: Path, open_cache: Callable[..., StatCache]
+@pytest.mark.parametrize("name", ["role/run.sh", "role/tasks"])
+def test_what_cannot_be_read_says_how_to_make_it_readable(
+    name: str, tree: Path, open_cache: Callable[..., StatCache]
 ) -> None:
-    (tree / "role/run.sh").chmod(0)
-    with pytest.raises(ProjectError, match=r"chmod u\+r role/run.sh"):
+    (tree / name).chmod(0)
+    with pytest.raises(ProjectError, match=rf"cannot be read \(chmod u\+rX .*{name}\)"):
         open_cache().tree("role")
 
 
@@ -167,13 +168,12 @@ def test_a_file_that_cannot_be_read_says_how_to_read_it(
 
 def forge(tmp_path: Path) -> None:
     """Put wrong digests into the cache, so that a test sees whether a file was read again."""
-    file = tmp_path / "var/index/files"
-    body = json.loads(file.read_bytes().partition(b"\n")[2])
-    for known in body.values():
-        known[-1] = "remembered"
-    text = json.dumps(body, separators=(",", ":"))
-    head = f"vaultbuild index 1 {digest_bytes(text.encode())}"
-    file.write_text(f"{head}\n{text}")
+    for name in ("files", "files.folders"):
+        file = tmp_path / "var/index" / name
+        text = file.read_text().partition("\n")[2]
+        text = re.sub(r"(file|exec|link):[^\"]*", "remembered", text)
+        head = f"vaultbuild index 1 {digest_bytes(text.encode())}"
+        file.write_text(f"{head}\n{text}")
 
 
 def remember(open_cache: Callable[..., StatCache], tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_file_as_young_as_the_clock_is_coarse_is_not_remembered(
         cache = open_cache(grain_ns=grain)
         cache.tree("role")
         cache.save()
-        assert len(open_cache()._known) == remembered
+        assert len(open_cache()._files) == remembered
 
 
 def test_a_file_of_the_future_is_never_remembered(
@@ -250,7 +250,7 @@ def test_a_file_of_the_future_is_never_remembered(
     cache = open_cache(grain_ns=0)
     cache.tree("role")
     cache.save()
-    assert "role/run.sh" not in open_cache()._known
+    assert "role/run.sh" not in open_cache()._files
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,9 @@ def test_a_damaged_cache_is_an_empty_one(
     damage: Callable[[bytes], bytes], open_cache: Callable[..., StatCache], tmp_path: Path
 ) -> None:
     remember(open_cache, tmp_path)
-    file = tmp_path / "var/index/files"
-    file.write_bytes(damage(file.read_bytes()))
+    for name in ("files", "files.folders"):
+        file = tmp_path / "var/index" / name
+        file.write_bytes(damage(file.read_bytes()))
     assert "remembered" not in open_cache().tree("role").values()
 
 
@@ -286,7 +287,7 @@ def test_what_other_variants_use_is_remembered_until_it_is_gone(
     second = open_cache(grain_ns=NO_GRAIN)
     second.tree("c")
     second.save()
-    assert set(open_cache()._known) == {"a/file", "c/file"}
+    assert set(open_cache()._files) == {"a/file", "c/file"}
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tree: Path, tmp_path: Path) -> None:

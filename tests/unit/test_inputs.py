@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,11 @@ import pytest
 from builder.digest import Facts, StatCache, digest_document
 from builder.errors import ProjectError
 from builder.inputs import (
-    EditedError,
     StageInputs,
     Template,
     Toolset,
     lineage_inputs,
     remembered_templates,
-    snapshot,
 )
 from builder.pipeline import (
     Pipeline,
@@ -423,106 +420,3 @@ def test_a_template_is_rendered_again_only_when_something_it_reads_changed(writt
     assert describe(variant="one", packer="1.6.6") != first
     describe(variant="one", packer="1.14")
     assert len(rendered) == 3
-
-
-# --- the snapshot ---------------------------------------------------------------------------------
-
-
-def listing(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
-    return {path.relative_to(folder).as_posix() for path in found}
-
-
-def test_a_snapshot_holds_what_the_documents_name_and_nothing_else(
-    written: Path, tmp_path: Path
-) -> None:
-    (written / "ansible/roles/greeting/link").symlink_to("tasks/main.yml")
-    (written / "ansible/roles/greeting/tasks/main.yml").chmod(0o600)
-    (written / "ansible/roles/greeting/run").write_text("#!/bin/sh\n")
-    (written / "ansible/roles/greeting/run").chmod(0o711)
-    (written / "ansible/roles/greeting/.run.swp").write_text("litter")
-    _, final = inputs_of(written)
-    copy = tmp_path / "work/inputs"
-    snapshot(written, final, copy)
-
-    assert (
-        listing(copy)
-        == set(final.files)
-        == {
-            "ansible/ansible.cfg",
-            "ansible/roles/greeting/defaults/main.yml",
-            "ansible/roles/greeting/link",
-            "ansible/roles/greeting/meta/argument_specs.yml",
-            "ansible/roles/greeting/run",
-            "ansible/roles/greeting/tasks/main.yml",
-            "ansible/roles/sealing/meta/argument_specs.yml",
-            "ansible/roles/sealing/meta/main.yml",
-            "ansible/roles/sealing/tasks/main.yml",
-            "ansible/roles/sweeping/meta/argument_specs.yml",
-            "ansible/roles/sweeping/tasks/main.yml",
-            "packer/stage.pkr.hcl.j2",
-            "stages/final/words.lock",
-        }
-    )
-    roles = copy / "ansible/roles/greeting"
-    assert (roles / "link").readlink() == Path("tasks/main.yml")
-    assert stat.S_IMODE((roles / "tasks/main.yml").stat().st_mode) == 0o644
-    assert stat.S_IMODE((roles / "run").stat().st_mode) == 0o755
-
-
-def test_a_snapshot_has_the_keys_of_what_it_is_a_snapshot_of(written: Path, tmp_path: Path) -> None:
-    pipeline = load_pipeline(written, None)
-    before = inputs_of(written, pipeline=pipeline)
-    for stage in before:
-        snapshot(written, stage, tmp_path / stage.stage)
-    copy = replace(pipeline, project=tmp_path / "final")
-    again = inputs_of(tmp_path / "final", pipeline=copy)
-    assert again[-1].documents[1:] == before[-1].documents[1:]
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-def make_a_link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("elsewhere")
-
-
-def make_a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda path: path.write_text("- edited: true\n"),
-        lambda path: path.chmod(0o755),
-        remove,
-        make_a_link,
-        make_a_folder,
-    ],
-)
-def test_an_edit_before_the_snapshot_is_noticed(
-    edit: Callable[[Path], object], written: Path, tmp_path: Path
-) -> None:
-    _, final = inputs_of(written)
-    edit(written / "ansible/roles/sealing/tasks/main.yml")
-    with pytest.raises(EditedError, match=r"ansible/roles/sealing/tasks/main.yml changed") as error:
-        snapshot(written, final, tmp_path / "inputs")
-    assert error.value.paths == ("ansible/roles/sealing/tasks/main.yml",)
-
-
-def test_an_edited_template_is_noticed(written: Path, tmp_path: Path) -> None:
-    _, final = inputs_of(written)
-    (written / "packer/stage.pkr.hcl.j2").write_text("# edited")
-    with pytest.raises(EditedError, match=r"packer/stage.pkr.hcl.j2 changed"):
-        snapshot(written, final, tmp_path / "inputs")
-
-
-def test_an_edit_after_the_snapshot_changes_nothing(written: Path, tmp_path: Path) -> None:
-    _, final = inputs_of(written)
-    snapshot(written, final, tmp_path / "inputs")
-    edit_a_role(written)
-    assert "Close" not in (tmp_path / "inputs/ansible/roles/sealing/tasks/main.yml").read_text()

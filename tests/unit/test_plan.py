@@ -233,118 +233,58 @@ def test_nothing_resumes_below_a_parent_built_anew_or_when_forced(force: set[str
 
 SETTINGS: dict[str, Any] = SOURCE["settings"]  # type: ignore[assignment]
 PACKAGES: list[str] = SETTINGS["packages"]
+SSH_TASKS = "ansible/roles/ssh/tasks/main.yml"
+
+
+def source(**settings: Any) -> list[Any]:
+    return replaced(BASE, 0, settings={**SETTINGS, **settings})
 
 
 @pytest.mark.parametrize(
     ("base", "reason", "sentence"),
     [
-        (
-            replaced(BASE, 0, settings={**SETTINGS, "suite": "bookworm"}),
-            ("source", "suite", "trixie", "bookworm"),
-            "source suite trixie → bookworm",
-        ),
-        (
-            replaced(BASE, 0, settings={**SETTINGS, "packages": ["python3=2", "openssh-server"]}),
-            ("source", "packages", "python3=1", "python3=2"),
-            "source packages python3=1 → python3=2",
-        ),
-        (
-            replaced(BASE, 0, settings={**SETTINGS, "packages": ["python3=1"]}),
-            ("source", "packages", "openssh-server", None),
-            "source packages openssh-server removed",
-        ),
-        (
-            replaced(BASE, 0, settings={**SETTINGS, "packages": ["openssh-server", "python3=1"]}),
-            (
-                "source",
-                "packages",
-                ["python3=1", "openssh-server"],
-                ["openssh-server", "python3=1"],
-            ),
-            'source packages ["python3=1", "openssh-server"] → ["openssh-server", "python3=1"]',
-        ),
-        (
-            replaced(BASE, 0, source="iso"),
-            ("source", "kind", "bootstrap", "iso"),
-            "source kind bootstrap → iso",
-        ),
-        (
-            replaced(BASE, 0, disk=9 << 30),
-            ("source", "disk", 8 << 30, 9 << 30),
-            "source disk 8589934592 → 9663676416",
-        ),
-        (
-            replaced(BASE, 0, files={"stages/base/preseed.cfg": "file:aa"}),
-            ("file", "stages/base/preseed.cfg", None, "file:aa"),
-            "stages/base/preseed.cfg added",
-        ),
-        (
-            replaced(BASE, 0, program=2),
-            ("tool", "source program", 1, 2),
-            "source program 1 → 2",
-        ),
-        (
-            replaced(BASE, 1, template="uu"),
-            ("template", "packer/stage.pkr.hcl.j2", "tt", "uu"),
-            "template packer/stage.pkr.hcl.j2 changed",
-        ),
-        (
-            replaced(BASE, 1, engine="qemu"),
-            ("engine", "engine", "nspawn", "qemu"),
-            "engine nspawn → qemu",
-        ),
-        (
-            replaced(BASE, 1, tools={"packer": "1.14.2"}),
-            ("tool", "packer", "1.6.6", "1.14.2"),
-            "packer 1.6.6 → 1.14.2",
-        ),
-        (
-            replaced(BASE, 1, tools={"packer": "1.6.6", "community.general": "9.1.0"}),
-            ("tool", "community.general", None, "9.1.0"),
-            "community.general 9.1.0 added",
-        ),
-        (
-            replaced(BASE, 1, schema=2),
-            ("tool", "key schema", 1, 2),
-            "key schema 1 → 2",
-        ),
-        (
-            replaced(BASE, 1, files={"ansible/ansible.cfg": "file:aa"}),
-            ("file", "ansible/ansible.cfg", None, "file:aa"),
-            "ansible/ansible.cfg added",
-        ),
-        (
-            replaced(BASE, 2, files={}),
-            ("file", "ansible/roles/ssh/tasks/main.yml", "file:aa", None),
-            "ansible/roles/ssh/tasks/main.yml removed",
-        ),
-        (
-            replaced(BASE, 2, files={"ansible/roles/ssh/tasks/main.yml": "exec:aa"}),
-            ("file", "ansible/roles/ssh/tasks/main.yml", "file:aa", "exec:aa"),
-            "ansible/roles/ssh/tasks/main.yml is now executable",
-        ),
-        (
-            replaced(BASE, 2, variables={"ssh_port": 22}),
-            ("variable", "ssh_port", None, 22),
-            "variable ssh_port 22 added",
-        ),
-        (
-            [*BASE, role("users")],
-            ("role-added", "users", None, None),
-            "role users added",
-        ),
-        (
-            BASE[:2],
-            ("role-removed", "ssh", None, None),
-            "role ssh removed",
-        ),
-        (
-            [*BASE, role("ssh")],
-            ("role-added", "ssh (2)", None, None),
-            "role ssh (2) added",
-        ),
+        (source(suite="bookworm"),
+         ("source", "suite", "trixie", "bookworm"), "source suite trixie → bookworm"),
+        (source(packages=["python3=2", "openssh-server"]),
+         ("source", "packages", "python3=1", "python3=2"),
+         "source packages python3=1 → python3=2"),
+        (source(packages=["python3=1"]),
+         ("source", "packages", "openssh-server", None), "source packages openssh-server removed"),
+        (source(packages=PACKAGES[::-1]),
+         ("source", "packages", PACKAGES, PACKAGES[::-1]),
+         'source packages ["python3=1", "openssh-server"] → ["openssh-server", "python3=1"]'),
+        (replaced(BASE, 0, source="iso"),
+         ("source", "kind", "bootstrap", "iso"), "source kind bootstrap → iso"),
+        (replaced(BASE, 0, disk=9 << 30),
+         ("source", "disk", 8 << 30, 9 << 30), "source disk 8589934592 → 9663676416"),
+        (replaced(BASE, 0, files={"stages/base/preseed.cfg": "file:aa"}),
+         ("file", "stages/base/preseed.cfg", None, "file:aa"), "stages/base/preseed.cfg added"),
+        (replaced(BASE, 0, program=2),
+         ("tool", "source program", 1, 2), "source program 1 → 2"),
+        (replaced(BASE, 1, template="uu"),
+         ("template", "packer/stage.pkr.hcl.j2", "tt", "uu"),
+         "template packer/stage.pkr.hcl.j2 changed"),
+        (replaced(BASE, 1, engine="qemu"),
+         ("engine", "engine", "nspawn", "qemu"), "engine nspawn → qemu"),
+        (replaced(BASE, 1, tools={"packer": "1.14.2"}),
+         ("tool", "packer", "1.6.6", "1.14.2"), "packer 1.6.6 → 1.14.2"),
+        (replaced(BASE, 1, tools={"packer": "1.6.6", "community.general": "9.1.0"}),
+         ("tool", "community.general", None, "9.1.0"), "community.general 9.1.0 added"),
+        (replaced(BASE, 1, schema=2),
+         ("tool", "key schema", 1, 2), "key schema 1 → 2"),
+        (replaced(BASE, 1, files={"ansible/ansible.cfg": "file:aa"}),
+         ("file", "ansible/ansible.cfg", None, "file:aa"), "ansible/ansible.cfg added"),
+        (replaced(BASE, 2, files={}),
+         ("file", SSH_TASKS, "file:aa", None), f"{SSH_TASKS} removed"),
+        (replaced(BASE, 2, files={SSH_TASKS: "exec:aa"}),
+         ("file", SSH_TASKS, "file:aa", "exec:aa"), f"{SSH_TASKS} is now executable"),
+        (replaced(BASE, 2, variables={"ssh_port": 22}),
+         ("variable", "ssh_port", None, 22), "variable ssh_port 22 added"),
+        ([*BASE, role("users")], ("role-added", "users", None, None), "role users added"),
+        ([*BASE, role("ssh")], ("role-added", "ssh (2)", None, None), "role ssh (2) added"),
+        (BASE[:2], ("role-removed", "ssh", None, None), "role ssh removed"),
     ],
-)
+)  # fmt: skip
 def test_a_difference_is_named(base: list[Any], reason: tuple[Any, ...], sentence: str) -> None:
     lineage = chain(base, DRIVERS)
     found = plan(lineage)

@@ -1,0 +1,322 @@
+"""Can this host build this pipeline? Each thing looked at, what was seen, and what cures it.
+
+A finding is a failure only when this pipeline cannot be built without it here: a host without root
+builds from a cloud image, one without KVM in a container. Nothing is changed, and all of it takes
+about a second, so that nobody has an excuse not to run it first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from builder import caches, kvm, process
+from builder.caches import ports
+from builder.errors import CommandError, HostError
+from builder.packer import Packer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from builder.pipeline import Pipeline
+
+Level = Literal["ok", "warn", "fail"]
+
+_OLDEST_PYTHON = (3, 11)
+_OLDEST_QEMU = (6, 1)
+_GIB = 2**30
+_MIB = 2**20
+_SECONDS = 20
+_LOOP_FILE = 1 << 20
+_FIRMWARE = ("OVMF_CODE_4M.fd", "OVMF_CODE.fd")
+_MEMORY = re.compile(r"^(\w+): +(\d+) kB$", re.MULTILINE)
+_VERSION = re.compile(r"version (\d+)\.(\d+)")
+
+# Programs that need only be there, by the package of Debian that brings them.
+_PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "socat": ("socat",),
+    "openssh-client": ("ssh", "ssh-keygen"),
+    "util-linux": ("setpriv", "unshare", "setsid"),
+}
+_DISK_PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "mmdebstrap": ("mmdebstrap",),
+    "mtools": ("mmd", "mcopy"),
+    "dosfstools": ("mkfs.vfat",),
+    "e2fsprogs": ("mkfs.ext4",),
+    "fdisk": ("sfdisk",),
+}
+_CONTAINER_PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "systemd-container": ("systemd-nspawn",),
+    "iproute2": ("ip",),
+    "mount": ("losetup", "mount"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``cure`` is what to type, empty where nothing is wrong."""
+
+    id: str
+    title: str
+    level: Level
+    evidence: str
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is particular to the machine that is looked at; tests look at another."""
+
+    devices: Path = Path("/dev")
+    firmware: Path = Path("/usr/share/OVMF")
+    meminfo: Path = Path("/proc/meminfo")
+    root: bool = field(default_factory=lambda: os.geteuid() == 0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pipeline on a host, and what follows from the two."""
+
+    pipeline: Pipeline
+    host: Host = field(default_factory=Host)
+
+    @property
+    def var(self) -> Path:
+        """Where the project keeps its caches and images."""
+        return self.pipeline.project / "cache/var"
+
+    @cached_property
+    def kvm(self) -> tuple[bool, str]:
+        """Whether KVM works, and what was seen; asked anew, for that is what a doctor is for."""
+        return kvm.usable(self.var / "index/kvm.json", again=True)
+
+    @property
+    def container(self) -> Level:
+        """How bad it is when a container cannot run: without KVM it is how stages are built."""
+        return "warn" if self.kvm[0] else "fail"
+
+
+def examine(pipeline: Pipeline, host: Host | None = None) -> list[Finding]:
+    """Look at everything that this pipeline needs of this host."""
+    case = Case(pipeline, host or Host())
+    return [finding for look in _LOOKS for finding in look(case)]
+
+
+def _python(_: Case) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    right = sys.version_info >= _OLDEST_PYTHON
+    wanted = ".".join(map(str, _OLDEST_PYTHON))
+    cure = f"use a Python of at least {wanted}"
+    yield _finding("python", "Python", f"{version} at {sys.executable}", right=right, cure=cure)
+
+
+def _packer(case: Case) -> Iterator[Finding]:
+    try:
+        found = Packer.find()
+    except (HostError, CommandError) as error:
+        yield Finding("packer", "Packer", "fail", error.message, error.hint or "")
+        return
+    try:
+        found.require_plugins("qemu")
+    except HostError as error:
+        # A container is provisioned by a builder that every Packer has inside.
+        level: Level = "fail" if case.kvm[0] else "warn"
+        yield Finding("packer", "Packer", level, error.message, error.hint or "")
+        return
+    builder = f"plugins in {found.plugins}" if found.plugins else "its qemu builder inside"
+    yield Finding("packer", "Packer", "ok", f"{found} at {found.program}, {builder}")
+
+
+def _qemu(_: Case) -> Iterator[Finding]:
+    yield _versioned("qemu", "QEMU", "qemu-system-x86_64", "qemu-system-x86")
+    yield _versioned("qemu-img", "qemu-img", "qemu-img", "qemu-utils")
+
+
+def _firmware(case: Case) -> Iterator[Finding]:
+    found = next((path for name in _FIRMWARE if (path := case.host.firmware / name).exists()), None)
+    evidence = str(found) if found else f"no {' or '.join(_FIRMWARE)} in {case.host.firmware}"
+    cure = "apt-get install ovmf"
+    yield _finding("uefi", "UEFI firmware", evidence, right=found is not None, cure=cure)
+
+
+def _kvm(case: Case) -> Iterator[Finding]:
+    works, seen = case.kvm
+    cure = ""
+    if not works:
+        cure = "stages are built in containers (--engine nspawn) and booted in emulation"
+        if "may not open" in seen:
+            cure = "adduser $USER kvm, and log in again"
+    yield Finding("kvm", "KVM", "ok" if works else "warn", seen, cure)
+
+
+def _user(case: Case) -> Iterator[Finding]:
+    if case.host.root:
+        yield Finding("user", "root", "ok", "this is root")
+        return
+    needs_root = case.pipeline.source.kind == "bootstrap" or not case.kvm[0]
+    why = "disks are made and containers started as root"
+    cure = "sudo vaultbuild ..., or build from a cloud image with --engine qemu"
+    yield Finding("user", "root", "fail" if needs_root else "warn", f"not root: {why}", cure)
+
+
+def _programs(case: Case) -> Iterator[Finding]:
+    yield _all_there("programs", "programs of every build", _PROGRAMS, "fail")
+    if case.pipeline.source.kind == "bootstrap":
+        yield _all_there("disks", "programs that make disks", _DISK_PROGRAMS, "fail")
+    yield _all_there("nspawn", "programs of containers", _CONTAINER_PROGRAMS, case.container)
+
+
+def _fuse(case: Case) -> Iterator[Finding]:
+    program, title = "qemu-storage-daemon", "disks as files (FUSE)"
+    evidence = _said(program, "--help")
+    if evidence is None:
+        cure = "apt-get install qemu-system-common"
+        yield Finding("fuse", title, case.container, f"no {program}", cure)
+    elif "type=]fuse" not in evidence:
+        cure = f"install a {program} that was built with FUSE"
+        yield Finding("fuse", title, case.container, f"{program} has no FUSE export", cure)
+    elif not (device := case.host.devices / "fuse").exists():
+        yield Finding("fuse", title, case.container, f"{device} does not exist", "modprobe fuse")
+    else:
+        yield Finding("fuse", title, "ok", f"{program} exports over {device}")
+
+
+def _loop(case: Case) -> Iterator[Finding]:
+    if not case.host.root:
+        return  # said already: without root there are no containers
+    title, cure = "loop devices", "modprobe loop; in a container, run it with --privileged"
+    try:
+        device = _attached()
+    except (CommandError, HostError) as error:
+        last = error.message.splitlines()[-1].strip()
+        yield Finding("loop", title, case.container, last, cure)
+    else:
+        yield Finding("loop", title, "ok", f"{device} was attached and detached")
+
+
+def _caches(case: Case) -> Iterator[Finding]:
+    for status in caches.status(case.pipeline.caches, case.pipeline.project):
+        title = f"cache {status.name}"
+        id_ = f"cache-{status.name}"
+        if status.state == "unreachable":
+            cure = f"start it, or set caches.{status.name}.url to null in stages/pipeline.yml"
+            yield Finding(id_, title, "fail", f"{status.url} does not answer", cure)
+        elif status.url:
+            yield Finding(id_, title, "ok", f"{status.state} at {status.url}")
+        else:
+            yield _own_cache(case, status.name, id_, title)
+
+
+def _own_cache(case: Case, name: str, id_: str, title: str) -> Finding:
+    """Say whether a cache that does not run now could be started."""
+    program, cure = {
+        "apt": ("apt-cacher-ng", "apt-get install apt-cacher-ng"),
+        "pypi": ("devpi-server", f"{sys.executable} -m pip install devpi-server"),
+    }[name]
+    path = _found(program)
+    if path is None:
+        return Finding(id_, title, "fail", f"no {program}", cure)
+    port = case.pipeline.caches.get(name, {}).get("port")
+    if port and ports.taken(port):
+        evidence = f"port {port} is taken by {ports.holder(port)}"
+        return Finding(id_, title, "fail", evidence, f"stop it, or set caches.{name}.port to null")
+    return Finding(id_, title, "ok", f"{path}, started when needed")
+
+
+def _disk(case: Case) -> Iterator[Finding]:
+    # The overlays of a line of stages, all together, and beside them the release made from them.
+    need = case.pipeline.resources.disk_bytes
+    folder = next(path for path in (case.var, *case.var.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    level: Level = "ok" if free >= 2 * need else "warn" if free >= need else "fail"
+    evidence = f"{_size(free)} free at {folder}; a full disk and its release need {_size(2 * need)}"
+    cure = "" if level == "ok" else "vaultbuild cache prune, or more space for cache/var"
+    yield Finding("disk", "free disk", level, evidence, cure)
+
+
+def _memory(case: Case) -> Iterator[Finding]:
+    need = case.pipeline.resources.memory_mib * _MIB
+    sizes = dict(_MEMORY.findall(case.host.meminfo.read_text("ascii")))
+    total, available = (int(sizes[name]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    level: Level = "ok" if available >= need else "warn" if total >= need else "fail"
+    evidence = f"{_size(available)} available of {_size(total)}; a guest gets {_size(need)}"
+    cure = "" if level == "ok" else "set resources.memory in stages/pipeline.yml, or free some"
+    yield Finding("memory", "memory", level, evidence, cure)
+
+
+_LOOKS: Sequence[Callable[[Case], Iterator[Finding]]] = (
+    _python, _packer, _qemu, _firmware, _kvm, _user, _programs, _fuse, _loop, _caches, _disk,
+    _memory,
+)  # fmt: skip
+
+
+def _finding(id_: str, title: str, evidence: str, *, right: bool, cure: str) -> Finding:
+    return Finding(id_, title, "ok" if right else "fail", evidence, "" if right else cure)
+
+
+def _versioned(id_: str, title: str, program: str, package: str) -> Finding:
+    """Say whether a program of QEMU is there and new enough."""
+    said = _said(program, "--version")
+    if said is None:
+        return Finding(id_, title, "fail", f"no {program}", f"apt-get install {package}")
+    match = _VERSION.search(said)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    evidence = f"{said.splitlines()[0] if said else 'no version'} at {_found(program)}"
+    wanted = ".".join(map(str, _OLDEST_QEMU))
+    cure = f"install {program} {wanted} or newer"
+    return _finding(id_, title, evidence, right=version >= _OLDEST_QEMU, cure=cure)
+
+
+def _all_there(
+    id_: str, title: str, programs: Mapping[str, tuple[str, ...]], level: Level
+) -> Finding:
+    """Say which of some programs are missing, and which packages bring them."""
+    missing = {
+        package: names
+        for package, wanted in programs.items()
+        if (names := [name for name in wanted if _found(name) is None])
+    }
+    if not missing:
+        return Finding(
+            id_, title, "ok", " ".join(name for names in programs.values() for name in names)
+        )
+    absent = " ".join(name for names in missing.values() for name in names)
+    return Finding(id_, title, level, f"no {absent}", f"apt-get install {' '.join(missing)}")
+
+
+def _found(program: str) -> Path | None:
+    """Return where a program is: on PATH, or beside the Python that runs now."""
+    beside = Path(sys.executable).parent / program
+    try:
+        return Path(process.require(program))
+    except HostError:
+        return beside if beside.exists() else None
+
+
+def _said(program: str, argument: str) -> str | None:
+    """Return what a program prints; None when there is none, or when it cannot even do that."""
+    try:
+        return process.run([program, argument], timeout=_SECONDS).stdout
+    except (HostError, CommandError):
+        return None
+
+
+def _attached() -> str:
+    """Attach a loop device and detach it again; return its name."""
+    with tempfile.NamedTemporaryFile(prefix="vaultbuild-loop-") as file:
+        file.truncate(_LOOP_FILE)
+        done = process.run(["losetup", "--find", "--show", file.name], timeout=_SECONDS)
+        device = done.stdout.strip()
+        process.run(["losetup", "--detach", device], timeout=_SECONDS)
+    return device
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB"

@@ -1,0 +1,202 @@
+"""What doctor finds on hosts that lack something, and the cure it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from builder import doctor
+from builder.caches import ports
+from builder.doctor import Host
+
+TEAM = {"apt": {"url": "http://127.0.0.1:9"}, "pypi": {"url": "http://127.0.0.1:9"}}
+OWN = {"apt": {"url": None}, "pypi": {"url": None}}
+MEMINFO = "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 6291456 kB\n"
+GIB = 2**30
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    (tmp_path / "project/cache/etc").mkdir(parents=True)
+    return SimpleNamespace(
+        project=tmp_path / "project",
+        source=SimpleNamespace(kind="bootstrap"),
+        resources=SimpleNamespace(memory_mib=4096, disk_bytes=1 << 20),
+        caches=OWN,
+    )
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A host with everything that is not a program."""
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/fuse").touch()
+    (tmp_path / "firmware").mkdir()
+    (tmp_path / "firmware/OVMF_CODE_4M.fd").touch()
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    return Host(
+        devices=tmp_path / "dev",
+        firmware=tmp_path / "firmware",
+        meminfo=tmp_path / "meminfo",
+        root=False,
+    )
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Call it with a program and what it prints: then it is on PATH, and little else is."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    if setpriv := shutil.which("setpriv", path=os.defpath):
+        (folder / "setpriv").symlink_to(setpriv)
+
+    def write(name, output=""):
+        program = folder / name
+        program.write_text(f"#!/bin/sh\necho '{output}'\n")
+        program.chmod(0o755)
+        return program
+
+    return write
+
+
+def found(pipeline, host):
+    return {finding.id: finding for finding in doctor.examine(pipeline, host)}
+
+
+def test_every_finding_that_is_not_ok_has_a_cure(pipeline, host, install):
+    findings = doctor.examine(pipeline, host)
+    assert all(bool(finding.cure) == (finding.level != "ok") for finding in findings)
+
+
+def test_each_finding_has_a_name_of_its_own(pipeline, host, install):
+    names = [finding.id for finding in doctor.examine(pipeline, host)]
+    assert len(names) == len(set(names))
+
+
+def test_missing_programs_are_named_with_their_packages(pipeline, host, install):
+    findings = found(pipeline, host)
+    assert findings["qemu"].evidence == "no qemu-system-x86_64"
+    assert findings["qemu"].cure == "apt-get install qemu-system-x86"
+    assert "socat" in findings["programs"].cure
+    assert findings["packer"].level == "fail"
+
+
+def test_a_qemu_img_that_is_too_old_fails(pipeline, host, install):
+    install("qemu-img", "qemu-img version 5.2.0")
+    finding = found(pipeline, host)["qemu-img"]
+    assert finding.level == "fail"
+    assert "5.2.0" in finding.evidence
+    assert "6.1" in finding.cure
+
+
+@pytest.mark.parametrize("version", ["6.1.0", "7.2.22 (Debian 1:7.2)", "10.0.0"])
+def test_newer_ones_are_fine(version, pipeline, host, install):
+    install("qemu-img", f"qemu-img version {version}")
+    assert found(pipeline, host)["qemu-img"].level == "ok"
+
+
+def test_a_packer_that_is_too_old_fails(pipeline, host, install):
+    install("packer", "Packer v1.5.0")
+    finding = found(pipeline, host)["packer"]
+    assert finding.level == "fail"
+    assert "1.5.0" in finding.evidence
+
+
+def test_a_storage_daemon_without_fuse_is_noticed(pipeline, host, install):
+    install("qemu-storage-daemon", "--export [type=]nbd")
+    assert "no FUSE export" in found(pipeline, host)["fuse"].evidence
+
+
+def test_without_the_device_disks_cannot_be_exported(pipeline, host, install):
+    install("qemu-storage-daemon", "--export [type=]fuse")
+    assert found(pipeline, host)["fuse"].level == "ok"
+    (host.devices / "fuse").unlink()
+    assert found(pipeline, host)["fuse"].cure == "modprobe fuse"
+
+
+def test_missing_firmware_is_noticed(pipeline, host, install):
+    (host.firmware / "OVMF_CODE_4M.fd").unlink()
+    assert found(pipeline, host)["uefi"].cure == "apt-get install ovmf"
+
+
+def test_bootstrapping_needs_root(pipeline, host, install):
+    assert found(pipeline, host)["user"].level == "fail"
+    as_root = dataclasses.replace(host, root=True)
+    assert found(pipeline, as_root)["user"].level == "ok"
+
+
+def test_programs_that_make_disks_are_for_bootstrapping(pipeline, host, install):
+    assert "disks" in found(pipeline, host)
+    pipeline.source.kind = "cloud_image"
+    assert "disks" not in found(pipeline, host)
+
+
+@pytest.mark.parametrize(
+    ("need", "level"), [(1 << 20, "ok"), (0.7, "warn"), (2, "fail")], ids=["ample", "tight", "none"]
+)
+def test_free_disk_is_compared_with_the_pipeline_s(need, level, pipeline, host, install):
+    free = shutil.disk_usage(pipeline.project).free
+    pipeline.resources.disk_bytes = need if need > 10 else int(free * need)
+    assert found(pipeline, host)["disk"].level == level
+
+
+@pytest.mark.parametrize(("gib", "level"), [(6, "ok"), (7, "warn"), (9, "fail")])
+def test_memory_is_compared_with_the_guest_s(gib, level, pipeline, host, install):
+    pipeline.resources.memory_mib = gib * 1024
+    finding = found(pipeline, host)["memory"]
+    assert finding.level == level
+    assert "6.0 GiB available of 8.0 GiB" in finding.evidence
+
+
+def test_remote_caches_that_do_not_answer_fail(pipeline, host, install):
+    pipeline.caches = TEAM
+    finding = found(pipeline, host)["cache-pypi"]
+    assert finding.level == "fail"
+    assert "http://127.0.0.1:9" in finding.evidence
+    assert "caches.pypi.url" in finding.cure
+
+
+def test_a_fixed_port_that_is_taken_names_its_holder(pipeline, host, install):
+    install("apt-cacher-ng")
+    with socket.create_server((ports.LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+        pipeline.caches = {"apt": {"url": None, "port": port}, "pypi": {"url": None}}
+        finding = found(pipeline, host)["cache-apt"]
+    assert finding.level == "fail"
+    assert f"port {port} is taken by" in finding.evidence
+    assert f"(process {os.getpid()})" in finding.evidence
+
+
+def test_a_free_disk_is_looked_for_before_the_folder_exists(pipeline, host, install):
+    assert str(pipeline.project / "cache") in found(pipeline, host)["disk"].evidence
+
+
+def test_nothing_is_left_but_the_answer_about_kvm(pipeline, host, install):
+    doctor.examine(pipeline, host)
+    left = [path for path in (pipeline.project / "cache").rglob("*") if path.is_file()]
+    assert left in ([], [pipeline.project / "cache/var/index/kvm.json"])
+
+
+def test_it_is_quick(pipeline):
+    start = time.monotonic()
+    doctor.examine(pipeline)
+    # A probe of KVM that hangs takes five seconds of it; the rest is a fraction of one.
+    assert time.monotonic() - start < 5 + 10
+
+
+def test_a_real_loop_device_is_attached_and_let_go(pipeline, require_root, require_program):
+    require_root()
+    require_program("losetup")
+    finding = found(pipeline, Host())["loop"]
+    if finding.level == "ok":
+        device = finding.evidence.split()[0]
+        backing = Path("/sys/block", Path(device).name, "loop/backing_file")
+        assert not backing.exists() or "vaultbuild-loop" not in backing.read_text()
