@@ -125,7 +125,7 @@ def check(
 def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplace) -> Image:
     """Return the stage's image, from the store or built now."""
     store = place.project.store
-    forced = any(reason.kind in ("forced", "parent") for reason in step.reasons)
+    forced = any(reason.kind == "forced" for reason in step.reasons)
     if step.action == "reuse" and (image := store.find(step.key)):
         return image
     with store.locked(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from builder import __version__
-from builder.cli_host import cache
+from builder.cli_host import cache, doctor
 from builder.cli_options import (
     Command,
     Settings,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from builder.store import Image
 
 _WORK = 4
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Commands(click.Group):
@@ -50,10 +51,6 @@ class Commands(click.Group):
         except VaultbuildError as error:
             _show(ctx, error)
             ctx.exit(error.exit_status)
-        except KeyboardInterrupt:
-            stopped = Interrupted("interrupted", hint="what was finished is kept; run it again")
-            _show(ctx, stopped)
-            ctx.exit(stopped.exit_status)
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """List commands in the order of a day's work, as they stand in this file."""
@@ -69,8 +66,17 @@ def _show(ctx: click.Context, error: VaultbuildError) -> None:
 
 
 def _stop(signum: int, _frame: object) -> NoReturn:
+    """Unwind at the first signal; at the second, kill what the unwinding waits for."""
+    for other in _STOPPING:
+        signal.signal(other, _kill)
     name = signal.Signals(signum).name
     raise Interrupted(f"stopped by {name}", hint="what was finished is kept; run it again")
+
+
+def _kill(_signum: int, _frame: object) -> None:
+    from builder.process import stop_all
+
+    stop_all()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,7 +102,7 @@ def main(ctx: click.Context, folder: Path, verbose: int, quiet: int) -> None:
       vaultbuild stage frameworks     make that stage's image
       vaultbuild build                everything, verified and published
     """
-    for signum in (signal.SIGTERM, signal.SIGHUP):
+    for signum in _STOPPING:
         signal.signal(signum, _stop)
     logging.basicConfig(
         level=logging.DEBUG if verbose > 1 else logging.WARNING,
@@ -391,3 +397,4 @@ def shell(
 
 
 main.add_command(cache)
+main.add_command(doctor)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli_options import Command, Settings, json_option
+from builder.cli_options import Command, Settings, json_option, variant_option
+from builder.errors import HostError
 
 if TYPE_CHECKING:
     from builder.caches import Status
@@ -82,3 +83,29 @@ def cache_status(settings: Settings, *, as_json: bool) -> None:
 
     pipeline = settings.project().pipeline
     _show_caches(caches.status(pipeline.caches, pipeline.project), as_json=as_json)
+
+
+@click.command(cls=Command)
+@variant_option
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, variant: str | None, *, as_json: bool) -> None:
+    """Say whether this host can build the pipeline; each problem comes with what cures it.
+
+    \b
+    Example:
+      vaultbuild doctor
+    """
+    from dataclasses import asdict
+
+    from builder import report
+    from builder.doctor import examine
+
+    findings = examine(ctx.obj.project(variant).pipeline)
+    if as_json:
+        document = [asdict(finding) for finding in findings]
+        report.emit_json({"schema": 1, "findings": document})
+    else:
+        for line in report.finding_lines(findings):
+            report.emit(line)
+    ctx.exit(HostError.exit_status if any(item.level == "fail" for item in findings) else 0)

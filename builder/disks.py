@@ -12,9 +12,6 @@ from builder.errors import StoreError
 if TYPE_CHECKING:
     from pathlib import Path
 
-# The name of an overlay that nobody keeps.
-THROWAWAY = "throwaway.qcow2"
-
 
 @dataclass(frozen=True, slots=True)
 class DiskInfo:

@@ -17,8 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from builder import caches, kvm, process
-from builder.caches import ports
+from builder import caches, kvm, ports, process
 from builder.errors import CommandError, HostError
 from builder.packer import Packer
 

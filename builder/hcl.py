@@ -29,12 +29,13 @@ _BLOCKS: Final = frozenset(
 # Attributes of Packer's own builders and provisioners, and of the ansible one, that name files.
 _FILE_ATTRIBUTES: Final = frozenset(
     {
-        "cd_files", "efi_firmware_code", "efi_firmware_vars", "firmware", "floppy_dirs",
-        "floppy_files", "galaxy_file", "http_directory", "inventory_file", "playbook_file",
-        "playbook_files", "script", "scripts", "user_data_file",
+        "cd_files", "floppy_dirs", "floppy_files", "galaxy_file", "http_directory",
+        "inventory_file", "playbook_file", "playbook_files", "script", "scripts", "user_data_file",
     }
 )  # fmt: skip
-# In these blocks alone, `source` and `sources` are files; elsewhere they name sources.
+# Firmware comes with the host's QEMU, unless a project brings its own.
+_HOSTS: Final = frozenset({"efi_firmware_code", "efi_firmware_vars", "firmware"})
+# In these blocks alone, `source` and `sources` are files.
 _COPYING: Final = frozenset({"file"})
 _FILE_FUNCTIONS: Final = re.compile(
     r"\b(?:file|filebase64|templatefile|fileexists|filesha\d+|filemd5)\(\s*(?P<argument>[^,)]*)"
@@ -142,18 +143,18 @@ def _labels(block: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def named_files(document: Document, base: Path, name: Path) -> tuple[Path, ...]:
-    """Return every file that a document names, sorted, folders by what they hold.
+    """Return every file that a document names, relative to ``base``, folders by what they hold.
 
-    Packer runs in ``base``, so relative names are relative to it and must stay below it. What a
+    Packer runs in ``base`` (or a copy of it), so names are relative to it and stay below it. What a
     shell command or QEMU's arguments name is not seen. Raises :class:`ProjectError`, blaming
-    ``name``, for a file that does not exist and for a name that only Packer could work out: a file
-    that is not known here would be missing from the key.
+    ``name``, for a file that does not exist and for one that the key could not know: outside of
+    ``base``, or named by an expression that only Packer can work out.
     """
     files: set[Path] = set()
     problems: list[Problem] = []
     for attribute, value in _file_names(document, block=""):
         try:
-            files.update(_files(value, base))
+            files.update(_files(attribute, value, base))
         except ValueError as error:
             problems.append(Problem(name, str(error), key=attribute))
     if problems:
@@ -178,7 +179,7 @@ def _file_names(node: Any, *, block: str) -> Iterator[tuple[str, str]]:
 
 
 def _names_files(attribute: str, block: str) -> bool:
-    return attribute in _FILE_ATTRIBUTES or (
+    return attribute in _FILE_ATTRIBUTES | _HOSTS or (
         attribute in {"source", "sources"} and block in _COPYING
     )
 
@@ -196,34 +197,30 @@ def _function_arguments(expression: str) -> Iterator[tuple[str, str]]:
         yield call[0].partition("(")[0], call["argument"].strip()
 
 
-def _files(value: str, base: Path) -> Iterator[Path]:
-    if value in {'""', "null"}:
-        return
-    if not _STRING.fullmatch(value):
-        raise ValueError(f"names a file by an expression, {value}: write the name itself")
+def _files(attribute: str, value: str, base: Path) -> Iterator[Path]:
     relative = _BESIDE.sub("", _text(value))
-    if "${" in relative or "%{" in relative:
-        raise ValueError(f"names a file by an expression, {value}: write the name itself")
-    path = Path(relative)
-    if path.is_absolute():
-        yield from () if path.is_relative_to(NOWHERE) else _content(path)
+    if not relative or relative == "null":
         return
+    if not _STRING.fullmatch(value) or "${" in relative or "%{" in relative:
+        raise ValueError(f"names a file by an expression, {value}: write the name itself")
+    if Path(relative).is_absolute():
+        if attribute in _HOSTS or Path(relative).is_relative_to(NOWHERE):
+            return
+        raise ValueError(f"{relative} is no file of this project: bring it in")
     if ".." in PurePosixPath(relative).parts:
-        raise ValueError(f"{relative} lies outside the folder of the template")
+        raise ValueError(f"{relative} may not go through ..")
     found = [base / relative] if (base / relative).exists() else sorted(base.glob(relative))
     if not found:
-        raise ValueError(f"there is no file {relative} in {base}")
+        raise ValueError(f"there is no file {relative}")
     for path in found:
-        yield from _content(path)
+        yield from (file.relative_to(base) for file in _content(path))
 
 
 def _content(path: Path) -> Iterator[Path]:
     if path.is_dir():
         yield from (item for item in path.rglob("*") if not item.is_dir())
-    elif path.exists():
-        yield path
     else:
-        raise ValueError(f"there is no file {path}")
+        yield path
 
 
 def _text(value: str) -> str:

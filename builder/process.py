@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _PASSED_ON = (
     "HOME", "PATH", "TERM", "TMPDIR", "USER",
     "SSL_CERT_DIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
-    "http_proxy", "https_proxy", "no_proxy",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
 )  # fmt: skip
 _TAIL_LINES = 20
 _running: set[Child] = set()

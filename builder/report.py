@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
+    from builder.doctor import Finding
     from builder.errors import VaultbuildError
     from builder.events import Event
     from builder.plan import Plan, Step
@@ -174,6 +175,14 @@ def verdict_line(verdict: Verdict) -> str:
     """Return a verdict in a line: ``41 passed, 1 failed (nspawn, 4.1 s)``."""
     counts = ", ".join(f"{count} {name}" for name, count in verdict.counts().items() if count)
     return f"{counts or 'none'} ({verdict.engine}, {duration(verdict.seconds)})"
+
+
+def finding_lines(findings: Sequence[Finding]) -> Iterable[str]:
+    """Yield what doctor found, one line each; a problem is followed by what to type."""
+    for found in findings:
+        yield f"{found.level:<6}{found.title:<34}{found.evidence}"
+        if found.cure and found.level != "ok":
+            yield f"{'':<6}cure: {found.cure}"
 
 
 def emit(text: str) -> None:

@@ -177,9 +177,10 @@ class StageResourcesPart(Part):
 
 
 class CachePart(Part):
-    """A package cache: ours, or the one at a URL."""
+    """A package cache: ours, on a free port or a fixed one, or the one at a URL."""
 
     url: HttpUrl | None = None
+    port: Annotated[int, Field(ge=1024, le=65535)] | None = None
 
 
 class CachesPart(Part):

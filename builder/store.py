@@ -30,6 +30,7 @@ from builder import files
 from builder.digest import digest_file
 from builder.errors import StoreError
 from builder.record import BuildRecord, read_record
+from builder.scratch import abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +65,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._images = root / "images"
+        self._trusted: set[str] = set()
 
     def find(self, key: str) -> Image | None:
         """Return the image named ``key``; None when there is none, or none that can be trusted.
@@ -81,6 +83,9 @@ class Store:
         if record.key != key:
             self._quarantine(folder, f"its record names another key, {record.key[:12]}")
             return None
+        if record.parent and not (self._images / record.parent).is_dir():
+            self._quarantine(folder, f"the image it stands on is gone, {record.parent[:12]}")
+            return None
         disk = folder / DISK
         size = disk.stat().st_size if disk.exists() else 0
         if size != record.disk.bytes:
@@ -92,12 +97,17 @@ class Store:
     def verified(self, key: str) -> Image:
         """Return the image named ``key`` after reading all its bytes, and all it stands on.
 
-        Raises :class:`StoreError` when a byte differs from the record; the image is then in
-        quarantine and a next run builds it again.
+        What this store committed or verified since it was opened is not read again. Raises
+        :class:`StoreError` when a byte differs from the record; the image is then in quarantine
+        and a next run builds it again.
         """
         image = self.find(key)
         if image is None:
             raise StoreError(f"image {key[:12]} is not in the store", hint="run the command again")
+        if image.record.parent:
+            self.verified(image.record.parent)
+        if key in self._trusted:
+            return image
         found = digest_file(image.disk)
         if found != image.record.disk.sha256:
             wanted = image.record.disk.sha256
@@ -108,8 +118,7 @@ class Store:
                 f"image {key[:12]} of stage {image.record.stage} was damaged after it was built",
                 hint="it is in quarantine; run the command again to build it anew",
             )
-        if image.record.parent:
-            self.verified(image.record.parent)
+        self._trusted.add(key)
         return image
 
     @contextlib.contextmanager
@@ -143,18 +152,23 @@ class Store:
         image = self.find(record.key)
         if image is None:
             raise StoreError(f"image {record.key[:12]} vanished while it was committed")
+        self._trusted.add(record.key)
         return image
 
     def discard(self, key: str) -> None:
         """Remove an image and all that stand on it, the furthest first."""
-        for image in self.all():
-            if image.record.parent == key:
-                self.discard(image.key)
+        self._discard_children(key)
+        self._trusted.discard(key)
         folder = self._images / key
         if folder.exists():
             trash = self._images / f"{_STAGING}{os.getpid()}-discard-{key[:12]}"
             folder.rename(trash)
             shutil.rmtree(trash)
+
+    def _discard_children(self, key: str) -> None:
+        for image in self.all():
+            if image.record.parent == key:
+                self.discard(image.key)
 
     def all(self) -> Iterator[Image]:
         """Yield every image that can be trusted."""
@@ -177,8 +191,7 @@ class Store:
     def sweep(self) -> None:
         """Remove the staging folders of processes that are gone."""
         for folder in self._images.glob(f"{_STAGING}*"):
-            owner = folder.name.removeprefix(_STAGING).partition("-")[0]
-            if not Path("/proc", owner).exists():
+            if abandoned(folder.name.removeprefix(_STAGING)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _latest(self, variant: str, stage: str) -> Path:
@@ -190,3 +203,8 @@ class Store:
         _log.warning("image %s moved to %s: %s", folder.name[:12], place, reason)
         with contextlib.suppress(FileNotFoundError):
             folder.rename(place)
+        self._trusted.discard(folder.name)
+        # What stood on it is sound, but no rebuilt parent will have the same bytes below it:
+        # looking at all images finds those without a parent, and they follow.
+        for _ in self.all():
+            pass

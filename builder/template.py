@@ -34,6 +34,7 @@ STAGE_TEMPLATE: Final = "stage.pkr.hcl.j2"
 ISO_TEMPLATE: Final = "iso.pkr.hcl.j2"
 DISK_NAME: Final = "disk.qcow2"
 """What Packer calls the disk in its output folder."""
+PRESEED_NAME: Final = "preseed.cfg"
 ANSWERS_HOST: Final = "10.0.2.101"
 """Where an installer finds its answers (port 80), on a network that has nothing else."""
 
@@ -64,8 +65,9 @@ class Circumstance:
     qmp_socket: Path | None = None
     seed_files: Sequence[Path] = ()
     """Files of a disk labelled ``cidata``: cloud-init's NoCloud."""
+    iso_file: Path | None = None
     answers_folder: Path | None = None
-    """What Packer serves over HTTP to an installer."""
+    """What Packer serves over HTTP to an installer: ``preseed.cfg``, or ``user-data`` and all."""
     guest_host: str = "10.0.2.100"
     forwards: Mapping[int, int] = field(default_factory=dict)
     """The caches: port of ``guest_host`` → port of this host's loopback."""
@@ -92,6 +94,7 @@ NEUTRAL: Final = Circumstance(
     output_folder=NOWHERE / "output",
     console_log=NOWHERE / "console.log",
     qmp_socket=NOWHERE / "qmp.sock",
+    iso_file=NOWHERE / "installer.iso",
     answers_folder=NOWHERE / "answers",
 )
 """Placeholders: one circumstance that is nobody's, for keys."""
@@ -110,16 +113,29 @@ class TemplateContext:
     seeded: bool = False
     """Whether a cloud-init seed disk (``circumstance.seed_files``) is attached."""
     iso: Mapping[str, Any] = field(default_factory=dict)
-    """Of an unattended installation: url, sha256, installer, boot_command, answers (file name)."""
+    """An unattended installation's settings; ``{answers}`` in its boot command is their URL."""
     variables: Mapping[str, Any] = field(default_factory=dict)
     """The stage's variables, for a project's own template."""
+
+    @property
+    def builder(self) -> str:
+        """The builder of Packer's that runs, or reaches, the guest."""
+        return "qemu" if self.iso or self.engine == "qemu" else "null"
+
+    @property
+    def boot_command(self) -> list[str]:
+        """What is typed at an installer's console."""
+        url = f"http://{ANSWERS_HOST}/"
+        if self.iso.get("installer") == "preseed":
+            url += PRESEED_NAME
+        return [line.replace("{answers}", url) for line in self.iso.get("boot_command", [])]
 
     @property
     def disk_size(self) -> str | None:
         """The disk's size as Packer reads it."""
         size = self.circumstance.disk_bytes
-        if size is None and self.engine == "qemu":
-            raise ValueError("the engine qemu needs the size of the disk")
+        if size is None and self.builder == "qemu":
+            raise ValueError("Packer must be told the size of the disk")
         return f"{size >> 20}M" if size else None
 
     @property
@@ -141,7 +157,13 @@ class TemplateContext:
         return ",".join(words)
 
 
-_NAMES: Final = (*(part.name for part in fields(TemplateContext)), "disk_size", "netdev")
+_NAMES: Final = (
+    *(part.name for part in fields(TemplateContext)),
+    "boot_command",
+    "builder",
+    "disk_size",
+    "netdev",
+)
 
 
 @dataclass(frozen=True, slots=True)

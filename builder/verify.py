@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from builder import digest, disks, files, process
 from builder.engines import Machine
 from builder.engines.keys import make_keys
 from builder.errors import CheckError
+from builder.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -142,15 +141,12 @@ def throwaway(
     disk: Path, engine: Engine, logs: Path, *, firmware: str = "bios"
 ) -> Iterator[tuple[Endpoint, Path]]:
     """Boot an overlay that is thrown away; yield where it answers and a folder for the run."""
-    work = Path(tempfile.mkdtemp(prefix="vaultbuild-"))
-    try:
-        overlay = work / disks.THROWAWAY
+    with scratch() as work:
+        overlay = work / "throwaway.qcow2"
         disks.make_overlay(disk.resolve(), overlay)
         machine = Machine(overlay, work=work, logs=logs, keys=make_keys(work), firmware=firmware)
         with engine.boot(machine) as endpoint:
             yield endpoint, work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def ask(
@@ -199,7 +195,8 @@ def _pytest(endpoint: Endpoint, checks: CheckSet, work: Path, junit: Path | None
     config = work / "ssh_config"
     config.write_text(
         "Host *\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
-        f"  ControlPath {work}/%C\n"
+        # Short: the name of a socket has 108 bytes, and ssh adds seventeen to it.
+        f"  ControlPath {work}/c\n"
     )
     argv = [
         sys.executable, "-m", "pytest", "-q",

@@ -10,8 +10,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from builder import files, process
-from builder.caches import ports
+from builder import files, ports, process
 from builder.caches.http import ask
 from builder.caches.service import Launch
 from builder.errors import CommandError, HostError

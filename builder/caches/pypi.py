@@ -17,8 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import files, process
-from builder.caches import ports
+from builder import files, ports, process
 from builder.caches.http import Answer, ask
 from builder.caches.service import Launch
 from builder.errors import CommandError, HostError

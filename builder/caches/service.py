@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import builder
-from builder import files, process
-from builder.caches import ports
+from builder import files, ports, process
 from builder.caches.state import Places, State
 from builder.errors import CommandError, HostError
 
@@ -122,7 +121,7 @@ class Service:
             self.begin()
         raise CommandError(
             f"the {self.name} cache does not start\n{_tail(self.places.log)}",
-            hint="vaultbuild doctor",
+            hint=f"vaultbuild doctor; {self.places.content} may be deleted: only time is lost",
             log=self.places.log,
         )
 
@@ -191,8 +190,7 @@ class Service:
 @contextlib.contextmanager
 def _lock(path: Path, operation: int) -> Iterator[bool]:
     """Hold a lock on ``path`` if it can be had; yield whether it could."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _opened(path)
     try:
         try:
             fcntl.flock(descriptor, operation)
@@ -202,6 +200,17 @@ def _lock(path: Path, operation: int) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except PermissionError as error:
+        raise HostError(
+            f"{path} belongs to another user",
+            hint=f"run vaultbuild as root, or: sudo chown -R $USER {path.parent.parent}",
+        ) from error
 
 
 def _rotate(log: Path) -> None:

@@ -14,17 +14,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder import disks, process
-from builder.caches.ports import free as free_port
 from builder.engines import Endpoint, Forward, Machine
 from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
+from builder.ports import free as free_port
+from builder.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,9 +50,7 @@ class NspawnEngine:
         """Boot the disk in a container; see :class:`builder.engines.Engine`."""
         _require_root()
         with contextlib.ExitStack() as stack:
-            # Unix sockets have short names: 108 bytes, less than many a project's path.
-            sockets = Path(tempfile.mkdtemp(prefix="vaultbuild-"))
-            stack.callback(shutil.rmtree, sockets, ignore_errors=True)
+            sockets = stack.enter_context(scratch())
             for forward in machine.forwards:
                 stack.enter_context(_to_host(sockets / forward.name, forward, machine))
             supervisor = stack.enter_context(process.session(_supervise(machine, sockets)))

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder import disks, process
-from builder.caches.ports import free as free_port
 from builder.engines import Endpoint, Forward, Machine
 from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
+from builder.ports import free as free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -7,8 +7,6 @@ match is never used and never kept.
 from __future__ import annotations
 
 import hashlib
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -80,6 +78,10 @@ def _download(url: str, sha256: str, target: Path) -> None:
 
 def _receive(url: str, target: Path) -> str:
     """Write the bytes of ``url`` to ``target`` and return their SHA-256."""
+    # Late: brings SSL and e-mail, a tenth of what `vaultbuild plan` takes.
+    import urllib.error
+    import urllib.request
+
     digest = hashlib.sha256()
     try:
         # The scheme was validated with the pipeline: http or https.

@@ -8,18 +8,18 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record
-    process files yamlfile schema hcl outcome
+    errors suggest events checks in_guest record scratch
+    process files yamlfile schema hcl outcome ports
     digest memo
     config template store disks caches
     settings packer engines
     resolve ssh kvm
     pipeline provision
-    inputs sources guest verify
+    inputs sources guest verify doctor
     plan
     report
     project
-    publish stage_build doctor
+    publish stage_build
     build shell
     cli_options
     cli_host

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from builder import caches
-from builder.caches import ports
+from builder import ports
 from builder.caches.http import ask
 from builder.caches.service import Launch, Service
 from builder.caches.state import Places, State
@@ -159,13 +159,28 @@ with service.lease():
 """
 
 
-def test_a_killed_run_leaves_no_server(places):
+def start_run(places) -> subprocess.Popen[str]:
     program = RUN.format(tests=str(Path(__file__).parent), var=str(places.var))
-    run = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    with run:
+
+
+def test_runs_that_start_at_once_start_one_server(places):
+    with start_run(places) as first, start_run(places) as second:
+        urls = {run.stdout.readline().strip() for run in (first, second)}
+        state = State.read(places.state)
+        assert urls == {f"http://127.0.0.1:{state.port}"}
+        first.kill()
+        first.wait()
+        assert ask(urls.pop()).text == "fake"
+        second.kill()
+    assert gone(state.pid)
+
+
+def test_a_killed_run_leaves_no_server(places):
+    with start_run(places) as run:
         url = run.stdout.readline().strip()
         state = State.read(places.state)
         server = children(state.pid)
@@ -247,6 +262,16 @@ def test_packages_come_through_the_proxy_and_are_kept(endpoints, home, missing):
     assert [file.read_bytes() for file in kept] == [first]
     log = (home / "cache/var/apt/log/apt-cacher.log").read_text()
     assert url.partition("://")[2] in log
+
+
+def test_an_https_repository_comes_through_the_proxy_as_well(endpoints, missing):
+    secure = host_index(missing).replace("http://", "https://")
+    try:
+        with urllib.request.build_opener().open(secure, timeout=60) as response:
+            direct = response.read()
+    except OSError as error:
+        pytest.skip(f"this host's package source has no https: {error}")
+    assert through(endpoints.apt, secure.replace("https://", "http://HTTPS///"), missing) == direct
 
 
 def test_the_proxy_makes_no_tunnels(endpoints):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.caches import ports
+from builder import ports
 
 
 @pytest.fixture

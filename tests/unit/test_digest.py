@@ -153,12 +153,13 @@ def test_a_pipe_is_refused(tree: Path, open_cache: Callable[..., StatCache]) -> 
         open_cache().tree("role")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 @pytest.mark.parametrize("name", ["role/run.sh", "role/tasks"])
 def test_what_cannot_be_read_says_how_to_make_it_readable(
     name: str, tree: Path, open_cache: Callable[..., StatCache]
 ) -> None:
     (tree / name).chmod(0)
+    if os.access(tree / name, os.R_OK):
+        pytest.skip("root reads everything")
     with pytest.raises(ProjectError, match=rf"cannot be read \(chmod u\+rX .*{name}\)"):
         open_cache().tree("role")
 

@@ -6,14 +6,13 @@ import dataclasses
 import os
 import shutil
 import socket
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from builder import doctor
-from builder.caches import ports
+from builder import ports
 from builder.doctor import Host
 
 TEAM = {"apt": {"url": "http://127.0.0.1:9"}, "pypi": {"url": "http://127.0.0.1:9"}}
@@ -183,13 +182,6 @@ def test_nothing_is_left_but_the_answer_about_kvm(pipeline, host, install):
     doctor.examine(pipeline, host)
     left = [path for path in (pipeline.project / "cache").rglob("*") if path.is_file()]
     assert left in ([], [pipeline.project / "cache/var/index/kvm.json"])
-
-
-def test_it_is_quick(pipeline):
-    start = time.monotonic()
-    doctor.examine(pipeline)
-    # A probe of KVM that hangs takes five seconds of it; the rest is a fraction of one.
-    assert time.monotonic() - start < 5 + 10
 
 
 def test_a_real_loop_device_is_attached_and_let_go(pipeline, require_root, require_program):

@@ -140,6 +140,16 @@ def test_a_stage_without_roles_has_the_key_of_its_own_document(project: Write) -
     assert final.roles == ()
 
 
+def test_the_template_s_texts_are_in_the_snapshot_but_not_in_the_key(written: Path) -> None:
+    before = inputs_of(written)[-1]
+    (written / "packer/partial.pkr.hcl.j2").write_text("# of no consequence")
+    (written / "packer/README.md").write_text("no text of a template")
+    after = inputs_of(written)[-1]
+    assert set(after.files) - set(before.files) == {"packer/partial.pkr.hcl.j2"}
+    assert "packer/stage.pkr.hcl.j2" in before.files
+    assert after.key == before.key
+
+
 # --- what a key does not see ----------------------------------------------------------------------
 
 

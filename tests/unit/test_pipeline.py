@@ -117,7 +117,7 @@ def test_defaults_of_settings_are_filled_in(project):
         "hold": [],
         "cmdline": "console=tty0 console=ttyS0,115200",
     }
-    assert pipeline.caches == {"apt": {"url": None}, "pypi": {"url": None}}
+    assert pipeline.caches == {name: {"url": None, "port": None} for name in ("apt", "pypi")}
     assert pipeline.resources == Resources(cpus=2, memory_mib=4096, disk_bytes=8 * 2**30)
 
 

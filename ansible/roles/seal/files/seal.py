@@ -59,8 +59,8 @@ REMOVED = {
     ],
     "journal": ["/var/log/journal/*"],
 }  # fmt: skip
-# Ansible itself, and services that run, have their files here; those vanish with the power.
-KEPT_IN_TMP = ("ansible", ".ansible", "systemd-private-", "ssh-")
+# What runs has its files here: they go when it ends, and must not go before.
+KEPT_IN_TMP = ("ansible", ".ansible", "vaultbuild", "systemd-private-", "ssh-", ".X", ".ICE-", ".font-")
 MACHINE_ID = "/etc/machine-id"
 
 

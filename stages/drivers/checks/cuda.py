@@ -1,0 +1,43 @@
+"""What a program that uses CUDA would do first, with the real libraries and no GPU; prints JSON."""
+
+import ctypes
+import json
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 120)
+SOURCE = b'extern "C" __global__ void scale(float *x, float by) { x[threadIdx.x] *= by; }'
+
+
+def version(library, function):
+    number = ctypes.c_int()
+    status = library[function](ctypes.byref(number))
+    return {"status": status, "version": number.value}
+
+
+def cubin(nvrtc, program):
+    size = ctypes.c_size_t()
+    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetCUBIN(program, buffer)
+    return buffer.raw
+
+
+def compiled(nvrtc, architecture):
+    """Compile the kernel for an architecture, and look whether the result is machine code of it."""
+    program = ctypes.c_void_p()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), SOURCE, b"scale.cu", 0, None, None)
+    options = (ctypes.c_char_p * 1)(b"--gpu-architecture=sm_%d" % architecture)
+    status = nvrtc.nvrtcCompileProgram(program, 1, options)
+    code = b"" if status else cubin(nvrtc, program)
+    return {"status": status, "elf": code.startswith(b"\x7fELF"), "named": b"scale" in code}
+
+
+cuda = ctypes.CDLL("libcuda.so.1")
+cudart = ctypes.CDLL("libcudart.so.12")
+nvrtc = ctypes.CDLL("libnvrtc.so.12")
+said = {
+    "driver": version(cuda, "cuDriverGetVersion"),
+    "init": cuda.cuInit(0),
+    "runtime": version(cudart, "cudaRuntimeGetVersion"),
+    "compiled": {name: compiled(nvrtc, name) for name in ARCHITECTURES},
+}
+print(json.dumps(said))  # noqa: T201 - its result
