@@ -55,6 +55,7 @@ def carry_out(
         for number, (step, inputs) in enumerate(zip(plan.steps, lineage, strict=True), 1):
             reporter.stage_started(step, number, len(plan.steps))
             image = _have(step, inputs, image, place)
+            project.store.remember(plan.variant, step.stage, inputs.documents)
             if step.verify and place.options.check:
                 check(project, image, reporter, whole=number == len(plan.steps))
     if image is None:
@@ -136,8 +137,6 @@ def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplac
         started = time.monotonic()
         below = store.verified(parent.key) if parent else _source(inputs, place)
         image = build_stage(step, inputs, below, lock, place)
-    variant = place.project.pipeline.variant
-    store.remember(variant, step.stage, [dict(document) for document in inputs.documents])
     place.reporter.stage_finished(step, time.monotonic() - started)
     return image
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 """The meaning of the documents. Raise it when that changes: every key changes with it."""
 
-ANSIBLE_CONFIG: Final = "ansible/ansible.cfg"
+# What all roles share: how Ansible behaves, and which collections it has, in exact versions.
+SHARED: Final = ("ansible/ansible.cfg", "ansible/requirements.yml")
 TEMPLATES: Final = "packer"
 
 _TEMPLATE_SUFFIX = ".j2"
@@ -233,15 +234,16 @@ class _Reading:
 
     def _stage_document(self, stage: Stage, parent: str) -> dict[str, Any]:
         template = self._tools.template(stage)
-        config = [ANSIBLE_CONFIG] if (self._cache.root / ANSIBLE_CONFIG).exists() else []
+        shared = [path for path in SHARED if (self._cache.root / path).exists()]
         return {
             "schema": SCHEMA,
             "kind": "stage",
             "parent": parent,
             "stage": stage.name,
             "engine": self._tools.engine,
+            "network": stage.network,
             "template": template.digest,
-            "files": _entries(self._cache, [*config, *_names(template.files)]),
+            "files": _entries(self._cache, [*shared, *_names(template.files)]),
             "tools": dict(self._tools.versions),
         }
 

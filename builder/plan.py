@@ -26,7 +26,7 @@ SCHEMA: Final = 1
 
 Action = Literal["reuse", "build", "resume"]
 Kind = Literal[
-    "never-built", "image-missing", "forced", "check", "parent", "source", "template", "engine",
+    "never-built", "image-missing", "forced", "check", "parent", "source", "template", "engine", "network",
     "tool", "file", "variable", "role-added", "role-removed", "role-order",
 ]  # fmt: skip
 
@@ -237,6 +237,8 @@ def _stage_differences(
         yield Reason("template", inputs.template, before.get("template"), after.get("template"))
     if before.get("engine") != after.get("engine"):
         yield Reason("engine", "engine", before.get("engine"), after.get("engine"))
+    if before.get("network") != after.get("network"):
+        yield Reason("network", "network", before.get("network"), after.get("network"))
     for what, old, new in _differing(before.get("tools", {}), after.get("tools", {})):
         yield Reason("tool", what, old, new)
     if before.get("schema") != after.get("schema"):

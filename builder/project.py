@@ -26,7 +26,7 @@ from builder.store import DISK, Store
 from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from builder.engines import Engine
     from builder.pipeline import Pipeline, Stage
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from builder.template import Described
     from builder.verify import Verdict
 
+# The modules that turn a template into its description.
+_RENDERING = ("template.py", "hcl.py")
 # The distributions whose versions shape what is in an image.
 _SHAPING = ("ansible-core", "ansible-runner", "jinja2")
 
@@ -48,6 +50,7 @@ class Project:
         self.var = self.folder / "cache/var"
         self.index = self.var / "index"
         self.store = Store(self.var)
+        self._images: dict[str, Image] = {}
         self._variant = variant
         self._engine = engine
 
@@ -109,14 +112,21 @@ class Project:
         lineage = self.pipeline.lineage(name)
         keys = {stage.stage: stage.key for stage in inputs}
         variant = self.pipeline.variant
-        return make_plan(
+        decided = make_plan(
             inputs,
             variant=variant,
-            present={key for key in keys.values() if self.store.find(key)},
+            present=self._present(keys.values()),
             last={stage.name: self.store.last(variant, stage.name) for stage in lineage},
             verdicts=set(self._judged(lineage, keys)),
             force={name} if force else frozenset(),
         )
+        self.cache.save()
+        return decided
+
+    def _present(self, keys: Iterable[str]) -> dict[str, Image]:
+        """Return the images that are there, by key; each is looked for once."""
+        self._images |= {key: image for key in keys if (image := self.store.find(key))}
+        return self._images
 
     def image(self, name: str) -> Image:
         """Return the image of a stage as its files are now; raise when it is not built."""
@@ -138,8 +148,8 @@ class Project:
 
     def dates(self, plan: Plan) -> dict[str, str]:
         """Return by stage when the images that a plan reuses were built."""
-        images = {step.stage: self.store.find(step.key) for step in plan.steps}
-        return {name: image.record.created for name, image in images.items() if image}
+        found = {step.stage: self._images.get(step.key) for step in plan.steps}
+        return {name: image.record.created for name, image in found.items() if image}
 
     def checks(self, name: str, *, whole: bool) -> CheckSet:
         """Return the checks of a stage: its own, or the ``whole`` of its lineage."""
@@ -174,7 +184,7 @@ class Project:
             "engine": self.engine.name,
             "line": self.packer.line,
             "variables": {name: self.pipeline.variables_of(name) for name in names},
-            "program": file_signature(Path(__file__).with_name("template.py")),
+            "program": [file_signature(Path(__file__).with_name(name)) for name in _RENDERING],
         }
         template = remembered_templates(self._describe, context, cache=self.cache, facts=self.facts)
         return Toolset(self.engine.name, versions, BOOTSTRAP_VERSION, template)

@@ -33,7 +33,7 @@ from builder.record import BuildRecord, read_record
 from builder.scratch import abandoned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _log = logging.getLogger(__name__)
 DISK = "disk.qcow2"
@@ -176,9 +176,11 @@ class Store:
             if image := self.find(folder.name):
                 yield image
 
-    def remember(self, variant: str, stage: str, documents: list[dict[str, Any]]) -> None:
-        """Note what ``stage`` was built from last, for a later plan to compare with."""
-        files.write_json(self._latest(variant, stage), documents, durable=False)
+    def remember(self, variant: str, stage: str, documents: Sequence[Mapping[str, Any]]) -> None:
+        """Note what ``stage`` was made from last, for a later plan to compare with."""
+        noted = [dict(document) for document in documents]
+        if noted != self.last(variant, stage):
+            files.write_json(self._latest(variant, stage), noted, durable=False)
 
     def last(self, variant: str, stage: str) -> list[dict[str, Any]] | None:
         """Return what :meth:`remember` noted; None when nothing readable is there."""

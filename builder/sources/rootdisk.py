@@ -25,6 +25,9 @@ _BIOS_START, _BIOS_SIZE = 1 * _MIB, 1 * _MIB
 _ESP_START, _ESP_SIZE = 2 * _MIB, 64 * _MIB
 _ROOT_START = _ESP_START + _ESP_SIZE
 _GPT_BACKUP = 1 * _MIB
+_LEAST_ROOM = 128 * _MIB
+# How mkfs.ext4 1.47 says that what it was given does not fit.
+_FULL = ("Could not allocate block", "Could not allocate inode", "No space left", "No free space")
 _NAMESPACE = uuid.UUID("6f7f1c8e-5d4f-4b0e-9a52-3d1b6a1f0c11")
 
 # Partition types: https://uapi-group.org/specifications/specs/discoverable_partitions_specification/
@@ -97,6 +100,8 @@ def assemble(root: Path, disk: Path, *, size: int, cmdline: str, identity: str) 
     ``identity`` names the content: it decides the disk's and the file system's UUIDs, so that equal
     content gives equal disks.
     """
+    if _root_size(size) < _LEAST_ROOM:
+        raise _too_small(size)
     entry = boot_entry(root, cmdline)
     (root / "boot/grub").mkdir(parents=True, exist_ok=True)
     (root / "boot/grub/grub.cfg").write_text(entry.grub_cfg())
@@ -177,11 +182,23 @@ def _install_efi(root: Path, disk: Path) -> None:
 
 
 def _make_root(root: Path, disk: Path, size: int, identity: str) -> None:
-    process.run([
+    argv: list[str | Path] = [
         "mkfs.ext4", "-q", "-F",
         "-L", ROOT_LABEL,
         "-U", str(uuid.uuid5(_NAMESPACE, f"root {identity}")),
         "-E", f"offset={_ROOT_START},lazy_itable_init=1,root_owner=0:0",
         "-d", root,
         disk, str(_root_size(size) // 1024),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    done = process.run(argv, check=False)
+    if any(sign in done.stderr for sign in _FULL):
+        raise _too_small(size)
+    if done.status:
+        raise process.failure(argv, done.status, done.stderr)
+
+
+def _too_small(size: int) -> VaultbuildError:
+    return VaultbuildError(
+        f"the root file system does not fit on a disk of {size // _MIB} MiB",
+        hint="raise resources.disk in stages/pipeline.yml",
+    )

@@ -375,7 +375,7 @@ def test_the_key_of_a_known_project(tmp_path: Path) -> None:
         resources=resources,
         caches={},
     )
-    golden = "071c167f9be168ed14d14aac491bdbdcd0e5adb877803c6330083762801850c5"
+    golden = "2bd577a89e6d6024a8a8abce138fa97d2c1ce48b2b1e7a48e91c4ea10803f092"
     assert key_of(tmp_path, "base", pipeline=pipeline) == golden
 
 

@@ -1,0 +1,142 @@
+"""What a build may leave behind, looked for in one go; see the base stage's machine.py."""
+
+import json
+import os
+import re
+import subprocess
+from glob import glob
+from pathlib import Path
+
+# What a setting of a proxy or of an index looks like, in any program's configuration.
+PROXY = re.compile(
+    r"(?i)acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *=|\bindex[-_]url\b|\btrusted[-_]host\b"
+)
+PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
+STATES = ("dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\n")
+LARGE = 1 << 20
+
+
+def say(*command):
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def read(path):
+    return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def present(*patterns):
+    found = (glob(pattern, recursive=True, include_hidden=True) for pattern in patterns)  # noqa: PTH207
+    return sorted(path for paths in found for path in paths)
+
+
+def below(*folders):
+    return [
+        Path(where, name)
+        for folder in folders
+        for where, _, names in os.walk(folder)
+        for name in names
+        if Path(where, name).is_file()
+    ]
+
+
+def containing(pattern, *folders):
+    small = (path for path in below(*folders) if path.stat().st_size < LARGE)
+    return sorted(str(path) for path in small if pattern.search(read(path)))
+
+
+def booted():
+    """When this machine's first process started; in a container that is not the kernel's boot."""
+    ticks = int(read("/proc/1/stat").rsplit(")", 1)[1].split()[19])
+    since = re.search(r"^btime (\d+)", read("/proc/stat"), re.MULTILINE).group(1)
+    return int(since) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def root_keys():
+    path = Path("/root/.ssh/authorized_keys")
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+def users():
+    fields = (line.split(":") for line in read("/etc/passwd").splitlines())
+    return [name for name, _, uid, *_ in fields if 1000 <= int(uid) < 60000]
+
+
+def free():
+    disk = os.statvfs("/")
+    return disk.f_bavail * disk.f_frsize
+
+
+def logs():
+    files = [path for path in below("/var/log") if "journal" not in path.parts]
+    return sorted(str(path) for path in files if not path.is_symlink())
+
+
+def temporary():
+    found = present("/var/tmp/*", "/var/crash/*", "/var/lib/systemd/coredump/*")  # noqa: S108
+    return [path for path in found if not Path(path).name.startswith("systemd-private-")]
+
+
+def residues():
+    states = (line.split(" ") for line in say(*STATES).splitlines())
+    return [name for state, name in states if state != "installed"]
+
+
+ASKED = {
+    "archives": lambda: [str(path) for path in below("/var/cache/apt") if path.name != "lock"],
+    "backups": lambda: present(
+        "/etc/passwd-", "/etc/shadow-", "/etc/group-", "/etc/gshadow-", "/etc/**/*.dpkg-old",
+        "/etc/**/*.dpkg-dist", "/etc/**/*~", "/var/backups/*",
+    ),
+    "booted": booted,
+    "cloud_init": lambda: present(
+        "/var/lib/cloud/instance*", "/var/lib/cloud/sem/*",
+        "/etc/ssh/sshd_config.d/50-cloud-init.conf",
+    ),
+    "free": free,
+    "held": lambda: say("apt-mark", "showhold").split(),
+    "history": lambda: present(
+        "/root/.*_history", "/home/*/.*_history", "/root/.lesshst", "/root/.viminfo",
+        "/root/.wget-hsts", "/root/.ansible*", "/root/.cache", "/root/.config",
+    ),
+    "host_key_made": lambda: Path("/etc/ssh/ssh_host_ed25519_key").stat().st_mtime,
+    "host_key_wanted": lambda: say(
+        "systemctl", "show", "--value", "-p", "ConditionResult", "ssh-host-key.service"
+    ),
+    "journals": lambda: present("/var/log/journal/*"),
+    "lists": lambda: [str(path) for path in below("/var/lib/apt/lists") if path.name != "lock"],
+    "log_bytes": lambda: sum(path.stat().st_size for path in below("/var/log")),
+    "logs": logs,
+    "machine_id": lambda: read("/etc/machine-id").strip(),
+    "machine_id_made": lambda: Path("/etc/machine-id").stat().st_mtime,
+    "network": lambda: present(
+        "/etc/udev/rules.d/70-persistent-net.rules", "/var/lib/dhcp/*", "/etc/netplan/*",
+        "/etc/systemd/network/*.link",
+    ),
+    "private_keys": lambda: containing(
+        PRIVATE_KEY, "/etc", "/root", "/home", "/opt", "/var/lib/dkms"
+    ),
+    "proxies": lambda: containing(PROXY, "/etc", "/root", "/home"),
+    "residues": residues,
+    "root_keys": root_keys,
+    "secrets": lambda: present(
+        "/root/.netrc", "/root/.pypirc", "/root/.docker", "/root/.aws", "/etc/apt/auth.conf",
+        "/etc/apt/auth.conf.d/*", "/var/lib/dkms/mok.*",
+    ),
+    "sources": lambda: "\n".join(
+        read(path) for path in below("/etc/apt") if "sources" in str(path)
+    ),
+    "ssh": lambda: present("/root/.ssh/*", "/home/*/.ssh/*"),
+    "temporary": temporary,
+    "users": users,
+}  # fmt: skip
+
+
+def answer(ask):
+    try:
+        return ask()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        return f"error: {error!r}"
+
+
+print(json.dumps({name: answer(ask) for name, ask in ASKED.items()}))  # noqa: T201 - its result
