@@ -7,7 +7,7 @@ VAULTBUILD = $(AS_ROOT) .venv/bin/vaultbuild
 PYTEST = $(AS_ROOT) .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help image test setup test-setup lint unit integration e2e lock clean
+.PHONY: help image test setup test-setup lint unit integration e2e bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,11 @@ integration: test-setup ## the tests with one real program each
 
 e2e: test-setup ## the tests of whole builds: real disks, real boots
 	@$(PYTEST) tests/e2e $(ARGS)
+
+bench: test-setup ## the benchmarks, as ratios (an hour on an idle machine; see bench/README.md)
+	@$(AS_ROOT) .venv/bin/python -m bench.plan $(ARGS)
+	@$(AS_ROOT) .venv/bin/python -m bench.stages $(ARGS)
+	@$(AS_ROOT) .venv/bin/python -m bench.peers $(ARGS)
 
 lock: ## write requirements.lock anew; ARGS=--upgrade takes the newest versions
 	@tools/lock.sh $(ARGS)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import __version__, caches, files
@@ -24,6 +22,7 @@ from builder.verify import require_passed, verdict_path, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from builder.inputs import StageInputs
     from builder.plan import Plan, Step
@@ -74,9 +73,8 @@ def _snapshots(
     if not chosen:
         yield {}
         return
-    project.var.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".inputs-", dir=project.var) as folder:
-        found = {inputs.stage: Path(folder, inputs.stage) for inputs in chosen}
+    with project.store.staging() as folder:
+        found = {inputs.stage: folder / inputs.stage for inputs in chosen}
         for inputs in chosen:
             snapshot(project.folder, inputs, found[inputs.stage])
         yield found

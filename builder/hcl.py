@@ -123,7 +123,7 @@ def _mistakes(document: Document) -> Iterator[tuple[str, str | None]]:
         if source not in declared and f"source.{source}" not in declared:
             yield f'builds "{source}", which it does not declare', suggestion(source, declared)
     if not any(kind == "shell-local" for kind, _ in _blocks(builds[0], "provisioner")):
-        yield "never calls back, so no role would run", 'include "callback.pkr.hcl.j2" in build'
+        yield "never calls back, so no role would run", 'include "parts/build.pkr.hcl.j2"'
 
 
 def _sources(document: Document) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from builder import process
 from builder.errors import CommandError, HostError, Problem, ProjectError
+from builder.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,21 +30,20 @@ QEMU_PLUGIN: Final = "github.com/hashicorp/qemu"
 _VERSION: Final = re.compile(r"^Packer v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
 _OLDEST: Final = (1, 6, 0)
 _WITH_PLUGINS: Final = (1, 7, 0)
-_OURS: Final = ("PACKER_", "XDG_CONFIG_HOME")
+_USERS: Final = ("PACKER_", "XDG_CONFIG_HOME")
 _INSTALL: Final = "apt-get install packer (Debian 12), else see docs/install-packer.md"
-_VALIDATE_SECONDS: Final = 120
 
-# Packer's summary names what failed; "Error:" heads what it says of a template.
-_SUMMARY: Final = re.compile(r"^--> [^:]+: (?P<message>.+)$")
-_DIAGNOSIS: Final = re.compile(r"^(?:\S+ )?Error: (?P<message>.+)$")
-_PLACE: Final = re.compile(r"^\s+on \S+ line (?P<line>\d+)")
+# "==> qemu.base: ..." is a build's first word, "--> qemu.base: ..." the summary of its failure.
+_STARTED: Final = re.compile(r"^==> [\w-]+\.[\w-]+: ", re.MULTILINE)
+_SUMMARY: Final = re.compile(r"^--> [\w-]+\.[\w-]+: (?P<message>.+)$", re.MULTILINE)
+_PLACE: Final = re.compile(r"^\s+on \S+ line (\d+).*\n.*$", re.MULTILINE)
 _SCRIPT_FAILED: Final = "Script exited with non-zero exit status"
+_MISSING_PLUGIN: Final = "Error: Missing plugins"
 
 _HINTS: Final = (
     ("Timeout waiting for SSH", "the guest's console log says how far it came"),
     ("Could not access KVM", "KVM does not work here: --engine nspawn, or emulation"),
     ("failed to initialize kvm", "KVM does not work here: --engine nspawn, or emulation"),
-    ("already exists", "remove that folder, or give Packer another one"),
     ("No space left on device", "vaultbuild cache prune"),
 )
 
@@ -87,26 +86,19 @@ class Packer:
 
     def require_plugins(self, engine: EngineName) -> None:
         """Raise :class:`HostError` when ``engine`` needs a plugin that is not installed."""
-        if engine != "qemu" or self.line == "1.6":
-            return
-        if self.plugins is None:
-            hint = (
-                f"packer plugins install {QEMU_PLUGIN} (without internet: docs/install-packer.md)"
-            )
-            raise HostError(f"Packer {self} has no qemu plugin", hint=hint)
+        if engine == "qemu" and self.line != "1.6" and self.plugins is None:
+            raise self._no_plugin()
 
     def validate(self, rendered: Path, *, work: Path, blame: Path | None = None) -> None:
-        """Let Packer judge a rendered template, in the folder that the build will run in.
-
-        Raises :class:`ProjectError` that blames the file ``blame`` (else ``rendered``) for it.
-        """
+        """Let Packer judge a rendered template without running it; raises as :meth:`build`."""
         argv = [self.program, "validate", rendered.name]
-        done = process.run(
-            argv, cwd=rendered.parent, env=self._environment(work), check=False,
-            timeout=_VALIDATE_SECONDS,
-        )  # fmt: skip
+        variables = self._environment(work)
+        done = process.run(argv, cwd=rendered.parent, env=variables, check=False, timeout=120)
         if done.status:
-            raise ProjectError(_problems(blame or rendered, done.stdout + done.stderr))
+            output = done.stdout + done.stderr
+            raise self._refusal(output, blame or rendered) or process.failure(
+                argv, done.status, output
+            )
 
     def build(
         self,
@@ -118,30 +110,47 @@ class Packer:
         keep_fds: Sequence[int] = (),
         timeout: float | None = None,
         on_error: Literal["cleanup", "abort"] = "cleanup",
+        blame: Path | None = None,
     ) -> None:
-        """Run ``packer build`` in the folder of ``rendered``.
+        """Run ``packer build`` in the folder of ``rendered``; what it says goes to ``log``.
 
         ``env`` reaches the callback too. ``on_error="abort"`` leaves the output folder as it is
         when a build fails. However this ends, nothing that Packer started is left running.
 
-        Raises :class:`CallbackError` when the callback failed, :class:`CommandError` for all else.
+        Raises :class:`CallbackError` when the callback failed; :class:`ProjectError`, blaming
+        ``blame`` (else ``rendered``), when Packer refuses the template; :class:`HostError` when the
+        plugin is missing; :class:`CommandError` for all else and after ``timeout`` seconds.
         """
         argv = [self.program, "build", "-color=false", f"-on-error={on_error}", rendered.name]
         before = log.stat().st_size if log.exists() else 0
-        with tempfile.TemporaryDirectory(
-            prefix="vaultbuild-", ignore_cleanup_errors=True
-        ) as scratch:
-            # Short: Packer's sockets stand there, and their names may have 107 letters.
-            variables = {**(env or {}), **self._environment(work), "TMPDIR": scratch}
+        with scratch() as temporary:
+            variables = {**(env or {}), **self._environment(work), "TMPDIR": str(temporary)}
             child = process.start(
                 argv, log=log, cwd=rendered.parent, env=variables, keep_fds=keep_fds, contained=True
             )
             with process.session(child):
                 status = child.wait(timeout)
         if status:
-            with log.open("rb") as file:
-                file.seek(before)
-                raise _failure(argv, status, file.read().decode(errors="replace"), log)
+            output = _written_since(before, log)
+            raise self._refusal(output, blame or rendered) or _failure(argv, status, output, log)
+
+    def _refusal(self, output: str, blame: Path) -> HostError | ProjectError | None:
+        """Return why Packer would not even start the build; None when it did start."""
+        if _MISSING_PLUGIN in output:
+            return self._no_plugin()
+        if _STARTED.search(output):
+            return None
+        problems = [
+            Problem(blame, f"Packer: {message}") for message in map(_diagnosis, _blocks(output))
+        ]
+        return ProjectError(problems) if problems else None
+
+    def _no_plugin(self) -> HostError:
+        command = f"{self.program} plugins install {QEMU_PLUGIN}"
+        return HostError(
+            f"Packer {self} has no qemu plugin",
+            hint=f"{command} (without internet: docs/install-packer.md)",
+        )
 
     def _environment(self, work: Path) -> dict[str, str]:
         own = work / "packer-home"
@@ -167,7 +176,7 @@ def _plugin_folder(program: str) -> Path | None:
 
     Packer says so itself: it has had four places for plugins over the years.
     """
-    users = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
+    users = {name: value for name, value in os.environ.items() if name.startswith(_USERS)}
     argv = [program, "plugins", "installed"]
     done = process.run(argv, env={**users, **_quiet()}, check=False, timeout=60)
     for line in done.stdout.splitlines():
@@ -177,32 +186,32 @@ def _plugin_folder(program: str) -> Path | None:
     return None
 
 
-def _problems(blame: Path, output: str) -> list[Problem]:
-    """Return what ``packer validate`` found, one problem per diagnosis."""
-    problems: list[Problem] = []
-    lines = output.splitlines()
-    for index, line in enumerate(lines):
-        if found := _DIAGNOSIS.match(line):
-            place = next((at for at in map(_PLACE.match, lines[index + 1 : index + 4]) if at), None)
-            where = f" (line {place['line']} of what it renders to)" if place else ""
-            problems.append(Problem(blame, f"Packer: {found['message']}{where}"))
-    return problems or [Problem(blame, f"Packer: {' '.join(output.split())[:500]}")]
+def _written_since(offset: int, log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(offset)
+        return file.read().decode(errors="replace")
+
+
+def _blocks(output: str) -> list[str]:
+    """Return what Packer says of a template: one text per error."""
+    return re.split(r"^Error: ", output, flags=re.MULTILINE)[1:]
+
+
+def _diagnosis(block: str) -> str:
+    """Return one error as one line.
+
+    Packer gives a title, or a count and a list; the place; and often a sentence that says more.
+    """
+    said, place, more = _PLACE.split(block, maxsplit=1) if _PLACE.search(block) else (block, "", "")
+    listed = [line.removeprefix("* ") for line in said.splitlines() if line.startswith("* ")]
+    sentence = next(iter(more.strip().splitlines()), "")
+    message = sentence or "; ".join(listed) or said.strip().splitlines()[0]
+    return f"{message} (line {place} of what it renders to)" if place else message
 
 
 def _failure(argv: Sequence[str], status: int, output: str, log: Path) -> CommandError:
-    said = _meaning(output)
-    error = process.failure(argv, status, said, log=log)
-    if _SCRIPT_FAILED in said:
-        return CallbackError(error.message, status=status, output=output, log=log)
-    error.output = output
-    error.hint = next((hint for sign, hint in _HINTS if sign in output), None)
-    return error
-
-
-def _meaning(output: str) -> str:
-    """Return why Packer failed, without its story of how it came there."""
-    lines = output.splitlines()
-    for pattern in (_SUMMARY, _DIAGNOSIS):
-        if found := [match["message"] for match in map(pattern.match, lines) if match]:
-            return "\n".join(dict.fromkeys(found))
-    return output
+    reasons = dict.fromkeys(match["message"] for match in _SUMMARY.finditer(output))
+    error = process.failure(argv, status, "\n".join(reasons) or output, log=log)
+    kind = CallbackError if any(_SCRIPT_FAILED in reason for reason in reasons) else CommandError
+    hint = next((hint for sign, hint in _HINTS if sign in output), None)
+    return kind(error.message, status=status, output=output, hint=hint, log=log)

@@ -26,8 +26,8 @@ SCHEMA: Final = 1
 
 Action = Literal["reuse", "build", "resume"]
 Kind = Literal[
-    "never-built", "image-missing", "forced", "check", "parent", "source", "template", "engine", "network",
-    "tool", "file", "variable", "role-added", "role-removed", "role-order",
+    "never-built", "image-missing", "forced", "check", "parent", "source", "template", "engine",
+    "network", "tool", "file", "variable", "role-added", "role-removed", "role-order",
 ]  # fmt: skip
 
 _SHOWN = 40

@@ -209,7 +209,6 @@ def _render(stage: Stage, machine: Machine, served: Mapping[str, Any], place: Wo
         cpus=machine.cpus,
         memory_mib=machine.memory_mib,
         console_log=machine.console,
-        qmp_socket=machine.work / "qmp.sock",
     )
     here = dataclasses.replace(circumstance, **served)
     return render(place.project, stage, here, place.snapshots[stage.name])

@@ -27,7 +27,9 @@ def wait_for_ssh(port: int, child: Child, console: Path, *, timeout: float) -> N
         if _greets(port):
             return
         if child.status is not None:
-            raise _no_ssh(f"the guest ended before SSH answered (status {child.status})", console)
+            # A guest that never wrote to its console: what should have started it knows why.
+            told = console if console.exists() and console.stat().st_size else child.log
+            raise _no_ssh(f"the guest ended before SSH answered (status {child.status})", told)
         time.sleep(0.05)
     raise _no_ssh(f"SSH did not answer within {timeout:g} s", console)
 
@@ -40,8 +42,8 @@ def _greets(port: int) -> bool:
         return False
 
 
-def _no_ssh(what: str, console: Path) -> CommandError:
-    text = console.read_bytes()[-_TAIL_BYTES:].decode(errors="replace") if console.exists() else ""
+def _no_ssh(what: str, log: Path) -> CommandError:
+    text = log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace") if log.exists() else ""
     lines = [f"       {line}" for line in text.strip().splitlines()[-12:]]
     message = "\n".join([what, *lines])
-    return CommandError(message, hint="the console's whole story is in the log", log=console)
+    return CommandError(message, hint="the whole story is in the log", log=log)

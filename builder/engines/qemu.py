@@ -19,6 +19,7 @@ from builder.engines import Endpoint, Forward, Machine
 from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
 from builder.ports import free as free_port
+from builder.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,15 +48,20 @@ class QemuEngine:
     def serve(self, machine: Machine, parent: str) -> Iterator[Mapping[str, Any]]:
         """Let Packer's qemu builder make the overlay and run the VM."""
         output = machine.work / "packer"
-        yield {
-            "accelerator": self.accelerator,
-            "ssh_timeout": f"{_BOOT_SECONDS[self.accelerator]}s",
-            "parent_disk": (machine.disk.parent / parent).resolve(),
-            "output_folder": output,
-            "guest_host": GUEST_HOST,
-            "forwards": {forward.guest_port: forward.port for forward in machine.forwards},
-            "relay": process.require("socat"),
-        }
+        above = (machine.disk.parent / parent).resolve()
+        with scratch() as sockets:
+            yield {
+                "accelerator": self.accelerator,
+                "ssh_timeout": f"{_BOOT_SECONDS[self.accelerator]}s",
+                "parent_disk": above,
+                # Packer makes an overlay 40 GiB large unless it is told otherwise.
+                "disk_bytes": disks.info(above).virtual_bytes,
+                "output_folder": output,
+                "qmp_socket": sockets / "qmp",
+                "guest_host": GUEST_HOST,
+                "forwards": {forward.guest_port: forward.port for forward in machine.forwards},
+                "relay": process.require("socat"),
+            }
         # Packer names the parent by its absolute path; the store may be moved, so ours is relative.
         if (made := output / "disk.qcow2").exists():
             disks.rebase(made, parent, moved_to=machine.disk)

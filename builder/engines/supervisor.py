@@ -61,7 +61,7 @@ def supervise(spec: Spec) -> None:
     process.run(["ip", "link", "set", "lo", "up"])
     log = spec.console.with_name("container.log")
     with contextlib.ExitStack() as stack:
-        raw = stack.enter_context(exported(spec.disk, spec.work, log))
+        raw = stack.enter_context(exported(spec, log))
         root = stack.enter_context(mounted(raw, spec.work))
         for argv in _carriers(spec):
             stack.enter_context(process.session(process.start(argv, log=log)))
@@ -93,13 +93,13 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def exported(disk: Path, work: Path, log: Path) -> Iterator[Path]:
+def exported(spec: Spec, log: Path) -> Iterator[Path]:
     """Show a QCOW2 as a raw file, by the storage daemon and FUSE."""
-    raw, control = work / "disk.raw", work / "qmp"
+    raw, control = spec.work / "disk.raw", spec.sockets / "qmp"
     raw.touch()
     argv = [
         "qemu-storage-daemon",
-        "--blockdev", f"driver=file,node-name=file,filename={disk},discard=unmap,aio=threads",
+        "--blockdev", f"driver=file,node-name=file,filename={spec.disk},discard=unmap,aio=threads",
         "--blockdev", "driver=qcow2,node-name=disk,file=file,discard=unmap,detect-zeroes=unmap",
         "--export", f"type=fuse,id=raw,node-name=disk,mountpoint={raw},writable=on",
         "--chardev", f"socket,id=qmp,path={control},server=on,wait=off",

@@ -39,7 +39,15 @@ SHARED = (
     "cache/etc",
     "packer",
 )
-PROGRAMS = ("packer", "mmdebstrap", "qemu-img", "qemu-storage-daemon", "systemd-nspawn", "socat", "apt-cacher-ng")
+PROGRAMS = (
+    "packer",
+    "mmdebstrap",
+    "qemu-img",
+    "qemu-storage-daemon",
+    "systemd-nspawn",
+    "socat",
+    "apt-cacher-ng",
+)
 _PATIENCE = 900
 # Its checks are for images.
 collect_ignore = ["project"]
@@ -122,14 +130,19 @@ def finish(running: subprocess.Popen[str]) -> Ran:
     return Ran(running.returncode, stdout, stderr)
 
 
-def eventually(happens: Callable[[], Any], what: str, *, patience: float = 120) -> Any:
-    """Wait until ``happens`` returns something true, and return that."""
-    deadline = time.monotonic() + patience
-    while not (found := happens()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"never happened: {what}")
-        time.sleep(0.05)
-    return found
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., Any]:
+    """Call it with a condition and its name: waits until it returns something true."""
+
+    def wait(happens: Callable[[], Any], what: str, *, patience: float = 120) -> Any:
+        deadline = time.monotonic() + patience
+        while not (found := happens()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"never happened: {what}")
+            time.sleep(0.05)
+        return found
+
+    return wait
 
 
 # --- the project ----------------------------------------------------------------------------------
@@ -184,7 +197,11 @@ def copy(built, tmp_path) -> Iterator[Vaultbuild]:
 def duplicate(built: Vaultbuild, project: Path) -> Vaultbuild:
     """Copy a built project: its images are shared by hard links, its caches by their URLs."""
     old, new = built.var, project / "cache/var"
-    shutil.copytree(built.project, project, ignore=lambda folder, _: ["var"] if folder.endswith("/cache") else [])
+    shutil.copytree(
+        built.project,
+        project,
+        ignore=lambda folder, _: ["var"] if folder.endswith("/cache") else [],
+    )
     for name in ("index", "latest", "verdicts"):
         shutil.copytree(old / name, new / name)
     shutil.copytree(old / "images", new / "images", copy_function=os.link)
@@ -206,6 +223,11 @@ def _orphans_are_ours() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+@pytest.fixture(name="descendants")
+def _descendants() -> Callable[[], dict[int, str]]:
+    return descendants
+
+
 def descendants() -> dict[int, str]:
     """Every process below this one that is not dead, with its command."""
     parents: dict[int, int] = {}
@@ -224,7 +246,9 @@ def descendants() -> dict[int, str]:
 
 def _command(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
     except OSError:
         return ""
 

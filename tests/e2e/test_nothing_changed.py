@@ -17,7 +17,9 @@ def journal(tmp_path, require_program):
     listing, folder = tmp_path / "started", tmp_path / "bin"
     folder.mkdir()
     program = folder / "setpriv"
-    program.write_text(f'#!/bin/sh\necho "$*" >> {listing}\nexec {require_program("setpriv")} "$@"\n')
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {listing}\nexec {require_program("setpriv")} "$@"\n'
+    )
     program.chmod(0o755)
 
     class Journal:

@@ -24,6 +24,8 @@ UNITS = (
     "systemd-timesyncd.service",
 )
 FAILED = ("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--all")
+CHECK = ("apt-get", "check", "-qq", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
+HOLDS = ("dpkg-query", "--show", "--showformat", "${db:Status-Want} ${Package}\n")
 VERSIONS = ("dpkg-query", "--show", "--showformat", "${Package} ${Version}\n")
 
 
@@ -49,9 +51,15 @@ def grub_kernel():
     return os.path.realpath(Path("/boot", Path(found.group(1)).name))
 
 
+def held():
+    """Not from apt-mark: apt makes caches, which would be taken for leftovers of the build."""
+    wants = (line.split(" ") for line in say(*HOLDS).splitlines())
+    return [name for want, name in wants if want == "hold"]
+
+
 ASKED = {
     "audit": lambda: say("dpkg", "--audit"),
-    "broken": lambda: run("apt-get", "check", "-qq").stderr,
+    "broken": lambda: run(*CHECK).stderr,
     "container": lambda: say("systemd-detect-virt", "--container"),
     "containerd": lambda: [
         line.strip() for line in say("containerd", "config", "dump").splitlines()
@@ -64,7 +72,7 @@ ASKED = {
     "failed": lambda: [line.split()[0] for line in say(*FAILED).splitlines()],
     "fstab": lambda: [line.split() for line in read("/etc/fstab").splitlines()],
     "grub_kernel": grub_kernel,
-    "held": lambda: say("apt-mark", "showhold").split(),
+    "held": held,
     "host_keys": lambda: names("/etc/ssh", "ssh_host_*"),
     "host_key_mode": lambda: oct(Path("/etc/ssh/ssh_host_ed25519_key").stat().st_mode & 0o777),
     "hostname": lambda: read("/etc/hostname").strip() if Path("/etc/hostname").exists() else "",

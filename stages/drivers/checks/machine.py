@@ -11,6 +11,7 @@ MODULES = [
     for part in ("", "-uvm", "-modeset")
 ]
 FIELDS = ("filename", "version", "vermagic", "license")
+HOLDS = ("dpkg-query", "--show", "--showformat", "${db:Status-Want} ${Package}\n")
 VERSIONS = ("dpkg-query", "--show", "--showformat", "${Package} ${Version}\n")
 MODPROBE = Path("/etc/modprobe.d")
 FIRMWARE = Path("/lib/firmware/nvidia")
@@ -82,6 +83,12 @@ def persistenced():
     }
 
 
+def held():
+    """Not from apt-mark: apt makes caches, which would be taken for leftovers of the build."""
+    wants = (line.split(" ") for line in say(*HOLDS).splitlines())
+    return [name for want, name in wants if want == "hold"]
+
+
 ASKED = {
     "blacklisted": lambda: "blacklist nouveau" in configuration(),
     "blacklists": lambda: [path.name for path in blacklists()],
@@ -90,7 +97,7 @@ ASKED = {
     "firmware": lambda: sorted(path.name for path in FIRMWARE.glob("[0-9]*")),
     "firmware_files": lambda: sorted(path.name for path in FIRMWARE.glob("[0-9]*/gsp_*.bin")),
     "gpu": gpu,
-    "held": lambda: say("apt-mark", "showhold").split(),
+    "held": held,
     "initramfs": in_initramfs,
     "kernel": boot_kernel,
     "libcuda": lambda: libraries("libcuda"),

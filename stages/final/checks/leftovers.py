@@ -12,6 +12,8 @@ PROXY = re.compile(
     r"(?i)acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *=|\bindex[-_]url\b|\btrusted[-_]host\b"
 )
 PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
+# dpkg and not apt-mark: apt makes the caches that are looked for here.
+HOLDS = ("dpkg-query", "--show", "--showformat", "${db:Status-Want} ${Package}\n")
 STATES = ("dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\n")
 LARGE = 1 << 20
 
@@ -77,6 +79,11 @@ def temporary():
     return [path for path in found if not Path(path).name.startswith("systemd-private-")]
 
 
+def held():
+    wants = (line.split(" ") for line in say(*HOLDS).splitlines())
+    return [name for want, name in wants if want == "hold"]
+
+
 def residues():
     states = (line.split(" ") for line in say(*STATES).splitlines())
     return [name for state, name in states if state != "installed"]
@@ -94,7 +101,7 @@ ASKED = {
         "/etc/ssh/sshd_config.d/50-cloud-init.conf",
     ),
     "free": free,
-    "held": lambda: say("apt-mark", "showhold").split(),
+    "held": held,
     "history": lambda: present(
         "/root/.*_history", "/home/*/.*_history", "/root/.lesshst", "/root/.viminfo",
         "/root/.wget-hsts", "/root/.ansible*", "/root/.cache", "/root/.config",

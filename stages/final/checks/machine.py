@@ -85,6 +85,7 @@ ASKED = {
     "limits": lambda: {
         name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) for name in LIMITS
     },
+    "limits_file": lambda: read("/etc/security/limits.d/50-gpu-host.conf"),
     "measured": measured,
     "measured_with_gpus": measured_with_gpus,
     "motd": lambda: read("/etc/motd"),

@@ -38,8 +38,14 @@ def machine(host, settings):
 
 
 def test_logins_may_lock_memory_and_open_files(machine, expected):
-    assert machine["limits"]["MEMLOCK"] == [machine["unlimited"]] * 2
-    assert machine["limits"]["NOFILE"] == [expected.get("tuning_nofile", 1048576)] * 2
+    files = expected.get("tuning_nofile", 1048576)
+    lines = re.findall(r"^(\S+) +- +(\S+) +(\S+)$", machine["limits_file"], re.MULTILINE)
+    for who in ("*", "root"):
+        assert (who, "memlock", "unlimited") in lines
+        assert (who, "nofile", str(files)) in lines
+    if machine["container"] == "none":
+        assert machine["limits"]["MEMLOCK"] == [machine["unlimited"]] * 2
+        assert machine["limits"]["NOFILE"] == [files] * 2
 
 
 def test_services_may_too(machine, expected):

@@ -19,7 +19,8 @@ LOGS_OF_A_BOOT = {
     "/var/log/wtmp",
     "/var/log/wtmp.db",
 }
-LOCAL = r"://(localhost|127\.|10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|169\.254\.|\[)"
+# Addresses that mean a build: loopback, link-local, and QEMU's name for its host.
+LOCAL = r"://([^/\s]*@)?(localhost|127\.|169\.254\.|10\.0\.2\.|\[::1\])"
 HELD = "(linux|firmware-nvidia|nvidia|libnvidia|libcuda|libcudart|libnvrtc)[^ ]*"
 
 
@@ -75,16 +76,16 @@ def test_no_proxy_and_no_index_is_left(machine):
 
 
 @pytest.mark.parametrize(
-    ("what", "pattern"),
+    "pattern",
     [
-        ("a source that is trusted without a signature", r"trusted *[=:] *yes"),
-        ("credentials", r"://[^/\s]*@"),
-        ("a mirror of the build's own network", LOCAL),
-        ("a folder or a disc of the build host", r"\b(file|copy|cdrom):"),
+        pytest.param(r"trusted *[=:] *yes", id="unsigned archive"),
+        pytest.param(r"://[^/\s]*@", id="credentials"),
+        pytest.param(LOCAL, id="mirror of the build"),
+        pytest.param(r"\b(file|copy|cdrom):", id="folder of the build host"),
     ],
 )
-def test_package_sources_have_no(machine, what, pattern):
-    assert not re.search(pattern, machine["sources"].lower()), what
+def test_package_sources_name_no(machine, pattern):
+    assert not re.search(pattern, machine["sources"].lower())
 
 
 def test_package_sources_are_there(machine):

@@ -2,8 +2,8 @@
 
     seal.py [--root DIRECTORY] [PATTERN...]
 
-One program instead of forty tasks: it is one round trip to the guest, it can be tried on any folder,
-and its output is the proof of what it did. A second run prints nothing.
+One program instead of forty tasks: it is one round trip to the guest, it can be tried on any
+folder, and its output is the proof of what it did. A second run prints nothing.
 """
 # ruff: noqa: INP001, T201 - a program that is sent to the guest, not a module
 
@@ -71,7 +71,7 @@ REMOVED = {
 TEMPORARY = ("/tmp/*", "/var/tmp/*")  # noqa: S108 - these are emptied, not written to
 # What runs has its files there: they go when it ends, and must not go before.
 IN_USE = (
-    "ansible", ".ansible", "vaultbuild", "systemd-private-", "ssh-", ".X", ".XIM", ".ICE-", ".font-",
+    "ansible", ".ansible", "vaultbuild", "systemd-private-", "ssh-", ".X", ".ICE-", ".font-",
 )  # fmt: skip
 
 
