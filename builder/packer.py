@@ -37,6 +37,7 @@ _INSTALL: Final = "apt-get install packer (Debian 12), else see docs/install-pac
 _STARTED: Final = re.compile(r"^==> [\w-]+\.[\w-]+: ", re.MULTILINE)
 _SUMMARY: Final = re.compile(r"^--> [\w-]+\.[\w-]+: (?P<message>.+)$", re.MULTILINE)
 _PLACE: Final = re.compile(r"^\s+on \S+ line (\d+).*\n.*$", re.MULTILINE)
+_COUNT: Final = re.compile(r"\d+ error\(s\) occurred:")
 _SCRIPT_FAILED: Final = "Script exited with non-zero exit status"
 _MISSING_PLUGIN: Final = "Error: Missing plugins"
 
@@ -203,9 +204,11 @@ def _diagnosis(block: str) -> str:
     Packer gives a title, or a count and a list; the place; and often a sentence that says more.
     """
     said, place, more = _PLACE.split(block, maxsplit=1) if _PLACE.search(block) else (block, "", "")
-    listed = [line.removeprefix("* ") for line in said.splitlines() if line.startswith("* ")]
+    title, *others = said.strip().splitlines()
+    listed = "; ".join(line.removeprefix("* ") for line in others if line.startswith("* "))
     sentence = next(iter(more.strip().splitlines()), "")
-    message = sentence or "; ".join(listed) or said.strip().splitlines()[0]
+    words = ("" if _COUNT.match(title) else title, listed, sentence)
+    message = ": ".join(word for word in words if word)
     return f"{message} (line {place} of what it renders to)" if place else message
 
 

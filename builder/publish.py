@@ -75,9 +75,10 @@ def find_release(pipeline: Pipeline, key: str, output: Path) -> Release | None:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
         whole = (folder / manifest["image"]["file"]).stat().st_size == manifest["image"]["bytes"]
-    except (OSError, ValueError, KeyError) as error:
+        ours = manifest["lineage"][-1]["key"] == key
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise _in_the_way(folder, str(error)) from error
-    if not whole or manifest["lineage"][-1]["key"] != key:
+    if not whole or not ours:
         raise _in_the_way(folder, "its manifest does not fit it")
     return Release(folder, manifest, fresh=False)
 

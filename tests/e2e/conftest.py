@@ -1,10 +1,10 @@
 """A trimmed pipeline, built once for all tests, and the command line to build it with.
 
 The project is the reference project's own roles, templates and caches around the pipeline in
-``project/``. A test that changes anything works on a copy, which shares the images by hard links and
-the caches by their URLs.
+``project/``. A test that changes anything works on a copy, which shares the images by hard links
+and the caches by their URLs.
 
-While writing tests, set ``VAULTBUILD_E2E`` to a folder: what was built stays there for the next run.
+While writing tests, set ``VAULTBUILD_E2E`` to a folder: what was built stays for the next run.
 """
 
 from __future__ import annotations
@@ -190,8 +190,9 @@ def built(cold) -> Vaultbuild:
 @pytest.fixture
 def copy(built, tmp_path) -> Iterator[Vaultbuild]:
     """A copy of the built project, for a test that changes something."""
-    yield duplicate(built, tmp_path / "project")
-    shutil.rmtree(tmp_path / "project")
+    vaultbuild = duplicate(built, tmp_path / "project")
+    yield vaultbuild
+    shutil.rmtree(vaultbuild.project)
 
 
 def duplicate(built: Vaultbuild, project: Path) -> Vaultbuild:
@@ -265,7 +266,7 @@ def attached(folder: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def leftovers(workshop, tmp_path) -> Iterator[Callable[[], list[str]]]:
-    """Call it for what runs or is attached since the test began; at its end that must be nothing."""
+    """Call it for what runs or is attached since the test began; at its end that is nothing."""
     before = set(descendants())
 
     def found() -> list[str]:

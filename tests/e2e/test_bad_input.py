@@ -128,9 +128,9 @@ def test_every_mistake_is_listed_at_once(copy):
     for command in ("plan", "stage", "publish", "render"):
         said = message(copy(command, "final", status=2).stderr)
         assert "stages/final/stage.yml:2" in said
-        assert "did you mean base" in said
+        assert 'did you mean "base"' in said
         assert "stages/base/stage.yml:2" in said
-        assert "did you mean ssh_baseline" in said
+        assert 'did you mean "ssh_baseline"' in said
     assert copy.images() == before
 
 

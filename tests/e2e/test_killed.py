@@ -140,7 +140,7 @@ def test_an_edit_during_a_build_belongs_to_the_next_one(copy, eventually):
     running = copy.start("stage", "final", "--engine", "nspawn")
     eventually(lambda: any(copy.var.glob("logs/*final*/container.log")), "the stage has begun")
     copy.edit("stages/final/stage.yml", "good day", "good evening")
-    stdout, stderr = running.communicate(timeout=300)
+    _, stderr = running.communicate(timeout=300)
     # The check expects what the file says when it runs, and is right to.
     assert meant in copy.images(), stderr
     assert copy.plan()["final"] != "reuse"

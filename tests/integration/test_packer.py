@@ -300,7 +300,7 @@ def test_a_template_that_packer_refuses(old, new, message, bench):
 LINGER = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", sys.argv[1]],
-                 start_new_session=True)
+                 start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 open(sys.argv[2], "w").close()
 if len(sys.argv) > 5: time.sleep(600)
 """

@@ -29,7 +29,7 @@ build() {
     printf '%s\n' "module build" "go 1.25" "require $module v$2" "replace $cty" >go.mod
     go list -mod=mod -deps "$module" >/dev/null 2>"$scratch/fetch.log" ||
         skip "Go cannot fetch $module: $(tail -n 1 "$scratch/fetch.log")"
-    go build -mod=mod -trimpath -o "$scratch/$1" "$module" >&2
+    nice go build -mod=mod -trimpath -o "$scratch/$1" "$module" >&2
 }
 
 if [ -x "$place/packer" ]; then

@@ -1,0 +1,190 @@
+"""The command line: words, exit statuses, and what goes to which stream."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from builder import __version__, errors
+from builder.cli import Commands, main
+from builder.cli_options import Settings
+
+COMMANDS = [
+    "plan",
+    "stage",
+    "build",
+    "verify",
+    "publish",
+    "render",
+    "show",
+    "shell",
+    "cache",
+    "doctor",
+]
+
+
+@pytest.fixture
+def run():
+    """Run the command line in this process; signals are left as they were."""
+    kept = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    yield lambda *words: CliRunner().invoke(main, [str(word) for word in words])
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def failing():
+    """A command line whose one command raises."""
+
+    def make(error: BaseException):
+        group = Commands("vaultbuild")
+
+        @group.command()
+        def fail() -> None:
+            raise error
+
+        return CliRunner().invoke(group, ["fail"], obj=Settings(Path()))
+
+    return make
+
+
+# --- help -----------------------------------------------------------------------------------------
+
+
+def test_every_command_of_the_contract_is_there():
+    assert set(COMMANDS) <= set(main.commands)
+
+
+def test_help_lists_the_commands_in_the_order_of_a_day(run):
+    text = run("--help").output
+    places = [text.index(f"  {name} ") for name in ("plan", "stage", "build", "verify", "publish")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(run, name):
+    for flag in ("-h", "--help"):
+        done = run(name, flag)
+        assert done.exit_code == 0
+        assert "Example" in done.output
+
+
+def test_version(run):
+    assert __version__ in run("--version").output
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [["nosuch"], ["plan", "--nosuch"], ["stage"], ["stage", "a", "b"]]
+)
+def test_a_wrong_word_is_a_mistake_of_usage(run, words):
+    done = run(*words)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "Usage:" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.CommandError("it broke"), 1),
+        (errors.CheckError("it broke"), 1),
+        (errors.StoreError("it broke"), 1),
+        (errors.ProvisionError("it broke", stage="base", role="r", task=None), 1),
+        (errors.HostError("it broke"), 3),
+        (errors.Interrupted("it broke"), 130),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_error_has_its_status_and_one_message(failing, error, status):
+    error.hint = "mend it"
+    done = failing(error)
+    assert done.exit_code == status
+    assert done.stdout == ""
+    assert done.stderr == "error: it broke\n hint: mend it\n"
+
+
+def test_all_problems_of_a_project_are_one_message(failing, tmp_path):
+    problems = [
+        errors.Problem(tmp_path / "a.yml", "wrong", 3, "stages.0"),
+        errors.Problem(tmp_path / "b.yml", "too"),
+    ]
+    done = failing(errors.ProjectError(problems))
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [
+        "error: 2 problems in this project",
+        f"  {tmp_path}/a.yml:3: stages.0: wrong",
+        f"  {tmp_path}/b.yml: too",
+    ]
+
+
+def test_a_bug_keeps_its_traceback(failing):
+    done = failing(ZeroDivisionError("a bug"))
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+# --- the project ----------------------------------------------------------------------------------
+
+
+def test_no_project_says_what_is_missing(run, tmp_path):
+    done = run("--project", tmp_path, "plan")
+    assert done.exit_code == 2
+    assert "stages/pipeline.yml" in done.stderr
+
+
+def test_the_project_may_stand_before_or_behind_the_command(run, tmp_path):
+    before = run("--project", tmp_path, "plan")
+    behind = run("plan", "--project", tmp_path)
+    assert (before.exit_code, before.stderr) == (behind.exit_code, behind.stderr)
+
+
+def test_the_project_may_stand_in_the_environment(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("VAULTBUILD_PROJECT", str(tmp_path))
+    assert str(tmp_path) in run("plan").stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["plan", "stage", "verify", "publish", "show", "render", "shell"]
+)
+def test_an_unknown_stage_is_named(run, project, command):
+    done = run("--project", project(), command, "fnal")
+    assert done.exit_code == 2
+    assert "fnal" in done.stderr
+    assert "final" in done.stderr, "and what was meant"
+    assert done.stdout == ""
+
+
+def test_an_unknown_variant_is_named(run, project):
+    done = run("--project", project(), "plan", "--variant", "tow")
+    assert done.exit_code == 2
+    assert "tow" in done.stderr
+    assert "two" in done.stderr
+
+
+def test_caches_that_do_not_run_are_told(run, project):
+    folder = project()
+    (folder / "cache/etc").mkdir(parents=True)
+    done = run("--project", folder, "cache", "status", "--json")
+    assert done.exit_code == 0, done.stderr
+    states = {cache["name"]: cache["state"] for cache in json.loads(done.stdout)["caches"]}
+    assert states == {"apt": "stopped", "pypi": "stopped"}
+
+
+# --- completion -----------------------------------------------------------------------------------
+
+
+def test_stage_names_are_completed(project):
+    words = {
+        "_VAULTBUILD_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"vaultbuild --project {project()} stage b",
+        "COMP_CWORD": "4",
+    }
+    done = CliRunner().invoke(main, [], prog_name="vaultbuild", env=words)
+    assert done.output.split(",")[-1].strip() == "base"

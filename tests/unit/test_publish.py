@@ -1,0 +1,119 @@
+"""Releases: their names, what counts as one, and whether two clones are two machines."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from builder.errors import StoreError
+from builder.publish import Clone, find_release, identity_results, release_name
+
+KEY = "0123456789abcdef" * 4
+PIPELINE = SimpleNamespace(name="gpu-host", variant="debian-13", version="1.0.0")
+
+
+def clone(firmware: str, machine_id: str = "", *host_keys: str) -> Clone:
+    return Clone(firmware, machine_id, host_keys, results=(), seconds=30.0)
+
+
+def outcomes(first: Clone, second: Clone) -> list[str]:
+    keys, ids = identity_results(first, second)
+    assert "host keys" in keys.name
+    assert "machine-id" in ids.name
+    return [keys.outcome, ids.outcome]
+
+
+@pytest.fixture
+def release(tmp_path):
+    """Write a release of an image; ``changes`` are made to its manifest."""
+
+    def write(**changes) -> Path:
+        folder = tmp_path / release_name(PIPELINE, KEY)
+        folder.mkdir()
+        disk = folder / f"{folder.name}.qcow2"
+        disk.write_bytes(b"disk")
+        manifest = {
+            "image": {"file": disk.name, "bytes": 4},
+            "lineage": [{"stage": "base", "key": "b" * 64}, {"stage": "final", "key": KEY}],
+        }
+        (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+        return folder
+
+    return write
+
+
+# --- clones ---------------------------------------------------------------------------------------
+
+
+def test_two_machines_share_nothing():
+    assert outcomes(
+        clone("bios", "1", "ed25519 AAA", "rsa BBB"), clone("uefi", "2", "ed25519 CCC", "rsa DDD")
+    ) == ["passed", "passed"]
+
+
+def test_one_shared_host_key_is_one_too_many():
+    first = clone("bios", "1", "ed25519 AAA", "rsa BBB")
+    second = clone("uefi", "2", "ed25519 CCC", "rsa BBB")
+    assert outcomes(first, second) == ["failed", "passed"]
+    assert "rsa BBB" in identity_results(first, second)[0].message
+
+
+def test_a_shared_machine_id_fails():
+    first, second = clone("bios", "1", "ed25519 AAA"), clone("uefi", "1", "ed25519 CCC")
+    assert outcomes(first, second) == ["passed", "failed"]
+
+
+def test_a_machine_without_an_identity_fails():
+    assert outcomes(clone("bios", ""), clone("uefi", "")) == ["failed", "failed"]
+    assert outcomes(clone("bios", "1"), clone("uefi", "2", "ed25519 C")) == ["failed", "passed"]
+
+
+# --- the place of a release -----------------------------------------------------------------------
+
+
+def test_a_name_says_what_it_is():
+    assert release_name(PIPELINE, KEY) == "gpu-host-debian-13-1.0.0-01234567"
+
+
+def test_nothing_is_no_release(tmp_path):
+    assert find_release(PIPELINE, KEY, tmp_path / "dist") is None
+
+
+def test_a_release_is_found(release, tmp_path):
+    folder = release()
+    found = find_release(PIPELINE, KEY, tmp_path)
+    assert found.folder == folder
+    assert found.image.read_bytes() == b"disk"
+    assert found.fresh is False
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": {"file": "gone.qcow2", "bytes": 4}},
+        {"image": {"file": f"{release_name(PIPELINE, KEY)}.qcow2", "bytes": 5}},
+        {"image": None},
+        {"lineage": [{"stage": "final", "key": "f" * 64}]},
+        {"lineage": []},
+    ],
+    ids=["no disk", "half a disk", "no image", "another image", "no lineage"],
+)
+def test_what_is_not_this_release_is_in_the_way(release, tmp_path, changes):
+    folder = release(**changes)
+    with pytest.raises(StoreError, match="exists and is not this release") as caught:
+        find_release(PIPELINE, KEY, tmp_path)
+    assert str(folder) in caught.value.message
+    assert "never overwritten" in caught.value.hint
+
+
+def test_a_foreign_folder_is_in_the_way(tmp_path):
+    (tmp_path / release_name(PIPELINE, KEY)).mkdir()
+    with pytest.raises(StoreError, match="exists and is not this release"):
+        find_release(PIPELINE, KEY, tmp_path)
+
+
+def test_a_file_is_in_the_way(tmp_path):
+    (tmp_path / release_name(PIPELINE, KEY)).write_text("notes")
+    with pytest.raises(StoreError, match="exists and is not this release"):
+        find_release(PIPELINE, KEY, tmp_path)

@@ -1,0 +1,168 @@
+"""Checks and verdicts: what belongs to a set, what a verdict says, how a failure is told."""
+
+from pathlib import Path
+
+import pytest
+
+from builder.digest import StatCache
+from builder.errors import CheckError
+from builder.pipeline import Resources, Stage
+from builder.verify import (
+    CheckResult,
+    Verdict,
+    checks_of,
+    read_verdict,
+    require_passed,
+    verdict_path,
+)
+
+
+def verdict(*outcomes: str, message: str = "") -> Verdict:
+    results = tuple(
+        CheckResult(f"base/test_a.py::test_{number}", outcome, 0.5, message)
+        for number, outcome in enumerate(outcomes)
+    )
+    return Verdict(image="i" * 64, checks="c" * 64, engine="qemu", seconds=3.5, results=results)
+
+
+def stage(name: str, parent: str | None) -> Stage:
+    return Stage(
+        name=name,
+        parent=parent,
+        roles=(),
+        template=Path("packer/stage.pkr.hcl.j2"),
+        network="caches",
+        resources=Resources(cpus=1, memory_mib=1024, disk_bytes=1 << 30),
+        folder=Path("stages", name),
+    )
+
+
+LINEAGE = (stage("base", None), stage("final", "base"))
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    root = tmp_path / "project"
+    for name in ("base", "final"):
+        folder = root / "stages" / name / "checks"
+        folder.mkdir(parents=True)
+        (folder / f"test_{name}.py").write_text(f"def test_{name}(host): pass\n")
+    return root
+
+
+@pytest.fixture
+def digest_of(project, tmp_path):
+    """Call it for the digest of the checks of ``final`` as the files are now."""
+
+    def digest(variables=None) -> str:
+        cache = StatCache(project, tmp_path / "files.json")
+        return checks_of(LINEAGE, cache, variables or {}).digest()
+
+    return digest
+
+
+# --- a set of checks ------------------------------------------------------------------------------
+
+
+def test_the_checks_of_what_it_stands_on_are_its_own(project, tmp_path):
+    found = checks_of(LINEAGE, StatCache(project, tmp_path / "files.json"), {})
+    assert found.stage == "final"
+    assert found.folders == (project / "stages/base/checks", project / "stages/final/checks")
+    assert sorted(found.files) == [
+        "stages/base/checks/test_base.py",
+        "stages/final/checks/test_final.py",
+    ]
+
+
+def test_a_stage_without_checks_has_those_it_stands_on(project, tmp_path):
+    (project / "stages/final/checks/test_final.py").unlink()
+    (project / "stages/final/checks").rmdir()
+    found = checks_of(LINEAGE, StatCache(project, tmp_path / "files.json"), {})
+    assert found.folders == (project / "stages/base/checks",)
+
+
+def test_an_edit_makes_another_set(project, digest_of):
+    before = digest_of()
+    assert digest_of() == before
+    (project / "stages/base/checks/test_base.py").write_text("def test_more(host): pass\n")
+    assert digest_of() != before
+
+
+def test_what_the_checks_expect_makes_another_set(digest_of):
+    assert digest_of({"version": "1"}) != digest_of({"version": "2"})
+
+
+# --- a verdict ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "passed"),
+    [
+        (["passed"], True),
+        (["passed", "skipped"], True),
+        (["passed", "failed"], False),
+        ([], False),
+    ],
+)
+def test_a_verdict_is_good_when_something_was_asked_and_nothing_failed(outcomes, passed):
+    assert verdict(*outcomes).passed is passed
+
+
+def test_a_verdict_counts():
+    found = verdict("passed", "failed", "skipped", "passed")
+    assert found.counts() == {"passed": 2, "failed": 1, "skipped": 1}
+    assert [result.name for result in found.failures] == ["base/test_a.py::test_1"]
+
+
+def test_a_verdict_is_read_back():
+    found = verdict("passed", "failed", message="E   no")
+    assert Verdict.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"results": [{"name": "x"}]}'])
+def test_an_unreadable_verdict_is_none(tmp_path, text):
+    (tmp_path / "verdict.json").write_text(text)
+    assert read_verdict(tmp_path / "verdict.json") is None
+
+
+def test_no_verdict_is_none(tmp_path):
+    assert read_verdict(tmp_path / "verdict.json") is None
+
+
+def test_each_image_set_and_engine_has_a_verdict_of_its_own(tmp_path):
+    places = {
+        verdict_path(tmp_path, image, checks, engine)
+        for image in ("a" * 64, "b" * 64)
+        for checks in ("c" * 64, "d" * 64)
+        for engine in ("qemu", "nspawn")
+    }
+    assert len(places) == 8
+
+
+# --- a failure ------------------------------------------------------------------------------------
+
+
+def test_a_good_verdict_raises_nothing():
+    require_passed(verdict("passed", "skipped"), "final")
+
+
+def test_each_failing_check_is_named_with_its_reason(tmp_path):
+    message = (
+        "def test(host):\n>   assert ...\nE   AssertionError: no /dev/nvidia0\nE   assert False"
+    )
+    with pytest.raises(CheckError) as caught:
+        require_passed(verdict("passed", "failed", message=message), "final", log=tmp_path)
+    said = caught.value
+    assert said.message.startswith("final: 1 of 2 checks failed")
+    assert "base/test_a.py::test_1" in said.message
+    assert "AssertionError: no /dev/nvidia0" in said.message
+    assert "def test(host)" not in said.message
+    assert "vaultbuild shell final" in said.hint
+    assert said.log == tmp_path
+    assert said.exit_status == 1
+
+
+def test_a_stage_that_nobody_checked_is_not_good():
+    with pytest.raises(CheckError, match="no check was found") as caught:
+        require_passed(verdict(), "final")
+    assert "stages/final/checks/test_*.py" in caught.value.hint
