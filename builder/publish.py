@@ -7,34 +7,30 @@ release appear, complete, by one rename; a release that exists is never written 
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, files, process, ssh
+from builder import __version__, digest, disks, files
+from builder.clones import boot_clones, clone_results
 from builder.errors import CheckError, StoreError
-from builder.verify import CheckResult, CheckSet, Verdict, ask, require_passed, throwaway
+from builder.verify import Verdict, require_passed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from builder.engines import Endpoint
+    from builder.clones import Clone
     from builder.engines.qemu import QemuEngine
     from builder.pipeline import Pipeline
     from builder.project import Project
     from builder.report import Reporter
     from builder.store import Image
+    from builder.verify import CheckSet
 
 _MANIFEST = "manifest.json"
-_FIRMWARES = ("bios", "uefi")
-_IDENTITY = (
-    "cat /etc/machine-id; cat /etc/ssh/ssh_host_*_key.pub | cut -d' ' -f1,2;"
-    " test -d /sys/firmware/efi && echo uefi || echo bios"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +45,6 @@ class Release:
     def image(self) -> Path:
         """The QCOW2 file."""
         return self.folder / str(self.manifest["image"]["file"])
-
-
-@dataclass(frozen=True, slots=True)
-class Clone:
-    """What a booted clone of the release said about itself."""
-
-    firmware: str
-    machine_id: str
-    host_keys: tuple[str, ...]
-    results: tuple[CheckResult, ...]
-    seconds: float
 
 
 def release_name(pipeline: Pipeline, key: str) -> str:
@@ -150,67 +135,14 @@ def _lineage(project: Project, image: Image) -> tuple[Image, ...]:
     return tuple(chain)
 
 
-def boot_clones(disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path) -> tuple[Clone, ...]:
-    """Boot one clone per firmware, both at once, and ask each who it is; the first is checked."""
-    with concurrent.futures.ThreadPoolExecutor(len(_FIRMWARES)) as pool:
-        asked = [
-            pool.submit(_boot_clone, disk, checks, engine, logs / firmware, firmware)
-            for firmware in _FIRMWARES
-        ]
-        try:
-            return tuple(clone.result() for clone in asked)
-        except BaseException:
-            # Leaving the pool waits for its threads, and those wait for their guests.
-            process.stop_all()
-            raise
-
-
-def _boot_clone(
-    disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path, firmware: str
-) -> Clone:
-    started = time.monotonic()
-    with throwaway(disk, engine, logs, firmware=firmware) as (endpoint, work):
-        machine_id, *host_keys, booted = _identity(endpoint)
-        if booted != firmware:
-            raise CheckError(f"the clone for {firmware} was booted by {booted}")
-        results: tuple[CheckResult, ...] = ()
-        if firmware == _FIRMWARES[0]:
-            results = ask(endpoint, checks, work=work, logs=logs, engine=engine.name)
-    seconds = round(time.monotonic() - started, 1)
-    return Clone(firmware, machine_id, tuple(sorted(host_keys)), results, seconds)
-
-
-def _identity(endpoint: Endpoint) -> list[str]:
-    address = f"{endpoint.user}@{endpoint.host}"
-    said = process.run(["ssh", *ssh.options(endpoint), address, _IDENTITY], timeout=300)
-    return said.stdout.split("\n")[:-1]
-
-
 def _judge(clones: Sequence[Clone], image: Image, checks: CheckSet, engine: QemuEngine) -> Verdict:
     """Return the verdict on the published file; raise unless it is good."""
     first, second = clones
-    results = [*first.results, *identity_results(first, second)]
+    results = [*first.results, *clone_results(first, second)]
     seconds = max(clone.seconds for clone in clones)
     verdict = Verdict(image.key, checks.digest(), engine.name, seconds, tuple(results))
     require_passed(verdict, f"the release of {image.record.stage}")
     return verdict
-
-
-def identity_results(first: Clone, second: Clone) -> tuple[CheckResult, ...]:
-    """Say whether two clones are two machines: each has an identity, and they share none of it."""
-    shared_keys = set(first.host_keys) & set(second.host_keys)
-    has_keys = bool(first.host_keys and second.host_keys)
-    ids = (first.machine_id, second.machine_id)
-    return (
-        _result("clones::have host keys of their own", ok=has_keys and not shared_keys,
-                message=f"E shared: {sorted(shared_keys)}; first has {len(first.host_keys)}"),
-        _result("clones::have machine-ids of their own", ok=all(ids) and ids[0] != ids[1],
-                message=f"E machine-ids: {ids}"),
-    )  # fmt: skip
-
-
-def _result(name: str, *, ok: bool, message: str) -> CheckResult:
-    return CheckResult(name, "passed" if ok else "failed", 0.0, "" if ok else message)
 
 
 def _manifest(

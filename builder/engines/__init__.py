@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+CONSOLE = "console.log"
+"""The file, in a run's logs, that has the guest's console."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """How a guest is reached over SSH."""
@@ -61,7 +65,7 @@ class Machine:
     @property
     def console(self) -> Path:
         """The log of the guest's console."""
-        return self.logs / "console.log"
+        return self.logs / CONSOLE
 
 
 class Engine(Protocol):

@@ -16,7 +16,7 @@ LAYERS = """
     resolve ssh kvm
     pipeline provision
     inputs sources guest verify doctor
-    plan
+    plan clones
     report
     project
     publish stage_build

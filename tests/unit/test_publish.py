@@ -1,24 +1,26 @@
 """Releases: their names, what counts as one, and whether two clones are two machines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from builder.clones import Clone, clone_results
 from builder.errors import StoreError
-from builder.publish import Clone, find_release, identity_results, release_name
+from builder.publish import find_release, release_name
 
 KEY = "0123456789abcdef" * 4
 PIPELINE = SimpleNamespace(name="gpu-host", variant="debian-13", version="1.0.0")
 
 
 def clone(firmware: str, machine_id: str = "", *host_keys: str) -> Clone:
-    return Clone(firmware, machine_id, host_keys, results=(), seconds=30.0)
+    return Clone(firmware, machine_id, host_keys, login=True, results=(), seconds=30.0)
 
 
 def outcomes(first: Clone, second: Clone) -> list[str]:
-    keys, ids = identity_results(first, second)
+    keys, ids, *_ = clone_results(first, second)
     assert "host keys" in keys.name
     assert "machine-id" in ids.name
     return [keys.outcome, ids.outcome]
@@ -56,12 +58,22 @@ def test_one_shared_host_key_is_one_too_many():
     first = clone("bios", "1", "ed25519 AAA", "rsa BBB")
     second = clone("uefi", "2", "ed25519 CCC", "rsa BBB")
     assert outcomes(first, second) == ["failed", "passed"]
-    assert "rsa BBB" in identity_results(first, second)[0].message
+    assert "rsa BBB" in clone_results(first, second)[0].message
 
 
 def test_a_shared_machine_id_fails():
     first, second = clone("bios", "1", "ed25519 AAA"), clone("uefi", "1", "ed25519 CCC")
     assert outcomes(first, second) == ["passed", "failed"]
+
+
+def test_a_clone_that_comes_to_no_login_fails():
+    first, second = clone("bios", "1", "ed25519 A"), clone("uefi", "2", "ed25519 B")
+    silent = replace(second, login=False)
+    logins = clone_results(first, silent)[2:]
+    assert [(item.name.split()[-1], item.outcome) for item in logins] == [
+        ("bios", "passed"),
+        ("uefi", "failed"),
+    ]
 
 
 def test_a_machine_without_an_identity_fails():

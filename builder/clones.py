@@ -1,0 +1,113 @@
+"""Two clones of one release: they must come up, and they must not be the same machine.
+
+A host key or a machine-id that is in the image is in every machine made from it. No look at the
+disk proves as much as two clones that were asked.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder import process, ssh
+from builder.engines import CONSOLE
+from builder.errors import CheckError
+from builder.verify import CheckResult, CheckSet, ask, throwaway
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from builder.engines import Endpoint
+    from builder.engines.qemu import QemuEngine
+
+_FIRMWARES = ("bios", "uefi")
+_IDENTITY = (
+    "cat /etc/machine-id; cat /etc/ssh/ssh_host_*_key.pub | cut -d' ' -f1,2;"
+    " test -d /sys/firmware/efi && echo uefi || echo bios"
+)
+# The prompt comes with the end of the boot; SSH answers before that.
+_LOGIN = b" login: "
+_LOGIN_SECONDS = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """What a booted clone of the release said about itself.
+
+    ``login`` tells whether its console came to a login prompt.
+    """
+
+    firmware: str
+    machine_id: str
+    host_keys: tuple[str, ...]
+    login: bool
+    results: tuple[CheckResult, ...]
+    seconds: float
+
+
+def boot_clones(disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path) -> tuple[Clone, ...]:
+    """Boot one clone per firmware, both at once, and ask each who it is; the first is checked."""
+    with concurrent.futures.ThreadPoolExecutor(len(_FIRMWARES)) as pool:
+        asked = [
+            pool.submit(_boot_clone, disk, checks, engine, logs / firmware, firmware)
+            for firmware in _FIRMWARES
+        ]
+        try:
+            return tuple(clone.result() for clone in asked)
+        except BaseException:
+            # Leaving the pool waits for its threads, and those wait for their guests.
+            process.stop_all()
+            raise
+
+
+def _boot_clone(
+    disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path, firmware: str
+) -> Clone:
+    started = time.monotonic()
+    with throwaway(disk, engine, logs, firmware=firmware) as (endpoint, work):
+        machine_id, *host_keys, booted = _identity(endpoint)
+        if booted != firmware:
+            raise CheckError(f"the clone for {firmware} was booted by {booted}")
+        login = _came_to_login(logs / CONSOLE)
+        results: tuple[CheckResult, ...] = ()
+        if firmware == _FIRMWARES[0]:
+            results = ask(endpoint, checks, work=work, logs=logs, engine=engine.name)
+    seconds = round(time.monotonic() - started, 1)
+    return Clone(firmware, machine_id, tuple(sorted(host_keys)), login, results, seconds)
+
+
+def _identity(endpoint: Endpoint) -> list[str]:
+    address = f"{endpoint.user}@{endpoint.host}"
+    said = process.run(["ssh", *ssh.options(endpoint), address, _IDENTITY], timeout=300)
+    return said.stdout.split("\n")[:-1]
+
+
+def _came_to_login(console: Path) -> bool:
+    """Wait until the serial console asks who is there."""
+    deadline = time.monotonic() + _LOGIN_SECONDS
+    while time.monotonic() < deadline:
+        if _LOGIN in console.read_bytes():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def clone_results(first: Clone, second: Clone) -> tuple[CheckResult, ...]:
+    """Say whether two clones came up, and as two machines that share no identity."""
+    shared_keys = set(first.host_keys) & set(second.host_keys)
+    has_keys = bool(first.host_keys and second.host_keys)
+    ids = (first.machine_id, second.machine_id)
+    return (
+        _result("clones::have host keys of their own", ok=has_keys and not shared_keys,
+                message=f"E shared: {sorted(shared_keys)}; first has {len(first.host_keys)}"),
+        _result("clones::have machine-ids of their own", ok=all(ids) and ids[0] != ids[1],
+                message=f"E machine-ids: {ids}"),
+        *(_result(f"clones::come to a login under {clone.firmware}", ok=clone.login,
+                  message="E the console shows no login prompt") for clone in (first, second)),
+    )  # fmt: skip
+
+
+def _result(name: str, *, ok: bool, message: str) -> CheckResult:
+    return CheckResult(name, "passed" if ok else "failed", 0.0, "" if ok else message)
