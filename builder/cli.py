@@ -333,15 +333,21 @@ def _emit_releases(releases: list[Release], *, as_json: bool) -> None:
 def render(settings: Settings, stage: str, variant: str | None, engine: str) -> None:
     """Print the Packer template of a stage, with placeholders for the paths of a run.
 
+    The name "source" stands for the template that installs an ISO.
+
     \b
     Example:
       vaultbuild render drivers --engine qemu
     """
     from builder import report
     from builder.stage_build import render as render_stage
+    from builder.stage_build import render_installer
     from builder.template import NEUTRAL
 
     project = settings.project(variant, engine)
+    if stage == "source":
+        report.emit(render_installer(project))
+        return
     found = project.pipeline.stage(stage)
     report.emit(render_stage(project, found, NEUTRAL, project.folder))
 

@@ -45,7 +45,7 @@ _HINTS: Final = (
     ("Timeout waiting for SSH", "the guest's console log says how far it came"),
     ("Could not access KVM", "KVM does not work here: --engine nspawn, or emulation"),
     ("failed to initialize kvm", "KVM does not work here: --engine nspawn, or emulation"),
-    ("No space left on device", "vaultbuild cache prune"),
+    ("No space left on device", "more space for cache/var: see docs/store.md for what can go"),
 )
 
 

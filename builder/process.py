@@ -44,6 +44,7 @@ _INSTALL = {
     "socat": "apt-get install socat",
     "systemd-nspawn": "apt-get install systemd-container",
     "apt-cacher-ng": "apt-get install apt-cacher-ng",
+    "xorriso": "apt-get install xorriso",
 }
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from builder.pipeline import Pipeline, Stage
     from builder.plan import Plan
     from builder.store import Image
-    from builder.template import Described
+    from builder.template import Described, TemplateContext
     from builder.verify import Verdict
 
 # The modules that turn a template into its description.
@@ -172,6 +172,11 @@ class Project:
             if any(verdict and verdict.passed for verdict in verdicts):
                 yield keys[stage.name]
 
+    def seeded(self, stage: Stage) -> bool:
+        """Whether a stage boots a cloud image for the first time: with words for cloud-init."""
+        fresh = stage.parent is None and self.pipeline.source.kind == "cloud_image"
+        return fresh and self.engine.name == "qemu"
+
     def _toolset(self) -> Toolset:
         versions = {
             "packer": str(self.packer),
@@ -183,6 +188,7 @@ class Project:
             "variant": self.pipeline.variant,
             "engine": self.engine.name,
             "line": self.packer.line,
+            "source": self.pipeline.source.kind,
             "variables": {name: self.pipeline.variables_of(name) for name in names},
             "program": [file_signature(Path(__file__).with_name(name)) for name in _RENDERING],
         }
@@ -194,22 +200,24 @@ class Project:
         libraries = file_signature(Path(_site_packages()))
         return self.facts.remember("libraries", libraries, _installed)
 
-    def _describe(self, stage: Stage) -> Described:
-        from builder import template  # late: brings Jinja2 and HCL, and the answer is remembered
+    def template_context(self, stage: Stage) -> TemplateContext:
+        """Return what the template of a stage is given, in a circumstance that is nobody's."""
+        from builder.template import TemplateContext  # late: brings Jinja2 and HCL
 
-        context = template.TemplateContext(
+        return TemplateContext(
             line=self.packer.line,
             engine=self.engine.name,
             stage=stage.name,
             network=stage.network,
+            seeded=self.seeded(stage),
             variables=self.pipeline.variables_of(stage.name),
         )
-        return template.describe(
-            self.folder / stage.template,
-            context,
-            search=[self.folder / "packer"],
-            base=self.folder,
-        )
+
+    def _describe(self, stage: Stage) -> Described:
+        from builder.template import describe  # late, and the answer is remembered
+
+        search, template = [self.folder / "packer"], self.folder / stage.template
+        return describe(template, self.template_context(stage), search=search, base=self.folder)
 
 
 def _find_packer() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from builder.digest import short
@@ -100,7 +101,7 @@ class ConsoleReporter:
         self.close()
         lines = [f"error: {error.message}"]
         lines += [f" hint: {error.hint}"] if error.hint else []
-        lines += [f"  log: {error.log}"] if error.log else []
+        lines += [f"  log: {_nearby(error.log)}"] if error.log else []
         print("\n".join(lines), file=self._stream, flush=True)
 
     def _line(self, text: str) -> None:
@@ -125,6 +126,12 @@ class ConsoleReporter:
 
 class SilentReporter(Reporter):
     """Tells nobody: for tests, and for programs that use vaultbuild as a library."""
+
+
+def _nearby(path: Path) -> Path:
+    """Return ``path`` as a person here would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def duration(seconds: float) -> str:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, events, guest, template
+from builder import __version__, digest, disks, events, guest, process, template
 from builder.engines import Forward, Machine
 from builder.engines.keys import make_keys
-from builder.errors import CommandError
+from builder.errors import CommandError, StoreError
 from builder.packer import CallbackError
 from builder.provision import Caches, Use
 from builder.record import BuildRecord, DiskRecord, StepRecord
+from builder.sources.nocloud import write_seed
 from builder.store import DISK, Image
 
 if TYPE_CHECKING:
@@ -190,15 +191,22 @@ def render(
     project: Project, stage: Stage, circumstance: template.Circumstance, folder: Path
 ) -> str:
     """Return the Packer template of a stage under ``circumstance``, read from below ``folder``."""
-    context = template.TemplateContext(
-        line=project.packer.line,
-        engine=project.engine.name,
-        stage=stage.name,
-        circumstance=circumstance,
-        network=stage.network,
-        variables=project.pipeline.variables_of(stage.name),
-    )
+    context = dataclasses.replace(project.template_context(stage), circumstance=circumstance)
     return template.render(folder / stage.template, context, search=[folder / "packer"])
+
+
+def render_installer(project: Project) -> str:
+    """Return the Packer template that installs the root disk from an ISO, with placeholders.
+
+    Raises :class:`StoreError` when the pipeline starts from something else.
+    """
+    source, root = project.pipeline.source, project.pipeline.stages[0]
+    if source.kind != "iso":
+        hint = f"the templates are those of the stages: vaultbuild render {root.name}"
+        raise StoreError(f"a {source.kind} source is made without Packer", hint=hint)
+    context = dataclasses.replace(project.template_context(root), iso=source.settings)
+    packer = project.folder / "packer"
+    return template.render(packer / template.ISO_TEMPLATE, context, search=[packer])
 
 
 def _render(stage: Stage, machine: Machine, served: Mapping[str, Any], place: Workplace) -> str:
@@ -209,9 +217,20 @@ def _render(stage: Stage, machine: Machine, served: Mapping[str, Any], place: Wo
         cpus=machine.cpus,
         memory_mib=machine.memory_mib,
         console_log=machine.console,
+        seed_files=_seed(stage, machine, place.project),
     )
     here = dataclasses.replace(circumstance, **served)
     return render(place.project, stage, here, place.snapshots[stage.name])
+
+
+def _seed(stage: Stage, machine: Machine, project: Project) -> tuple[Path, ...]:
+    """Write what a cloud image is told when it boots for the first time."""
+    if not project.seeded(stage):
+        return ()
+    process.require("xorriso")  # Packer makes the disk with it, and says less when there is none
+    user_data = project.pipeline.source.settings["seed"]["user_data"]
+    instance = f"vaultbuild-{machine.work.parent.name}"
+    return write_seed(machine.work, user_data, public_key=machine.keys.public, instance=instance)
 
 
 @contextlib.contextmanager

@@ -35,9 +35,14 @@ _numbers = itertools.count(1)
 
 
 class Peer(Protocol):
-    """One tool in one folder. ``needs`` is by program the Debian package that brings it."""
+    """One tool in one folder.
+
+    ``keeps``: whether it has caches of its own. ``needs`` is by program the Debian package that
+    brings it.
+    """
 
     name: ClassVar[str]
+    keeps: ClassVar[bool]
     needs: ClassVar[dict[str, str]]
 
     def cold(self) -> float:
@@ -73,6 +78,7 @@ class Mmdebstrap:
     """mmdebstrap into a folder, and an ext4 file system of it; it keeps nothing between runs."""
 
     name: ClassVar[str] = "mmdebstrap, ext4"
+    keeps: ClassVar[bool] = False
     needs: ClassVar[dict[str, str]] = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs"}
 
     def __init__(self, folder: Path, proxy: str, sources: Sequence[str]) -> None:
@@ -112,6 +118,7 @@ class Mkosi:
     """mkosi 14 into a folder, with its incremental cache."""
 
     name: ClassVar[str] = "mkosi 14, folder"
+    keeps: ClassVar[bool] = True
     needs: ClassVar[dict[str, str]] = {"mkosi": "mkosi", "debootstrap": "debootstrap"}
 
     def __init__(self, folder: Path, proxy: str, sources: Sequence[str]) -> None:
@@ -147,6 +154,7 @@ class Vmdb2:
     """vmdb2 into a raw disk with one partition, with its tarball of the root file system."""
 
     name: ClassVar[str] = "vmdb2, raw disk"
+    keeps: ClassVar[bool] = True
     needs: ClassVar[dict[str, str]] = {
         "vmdb2": "vmdb2",
         "debootstrap": "debootstrap",
@@ -194,6 +202,7 @@ class PackerAnsible:
     """Packer's qemu builder and ansible provisioner, from a base with kernel, sshd and Python."""
 
     name: ClassVar[str] = "packer + ansible, from a base"
+    keeps: ClassVar[bool] = False
     needs: ClassVar[dict[str, str]] = {"packer": "packer", "qemu-system-x86_64": "qemu-system-x86"}
 
     def __init__(self, folder: Path, proxy: str, sources: Sequence[str]) -> None:
@@ -263,22 +272,23 @@ class Vaultbuild:
     """vaultbuild, checks included: it starts its own caches, which hold the packages."""
 
     name: ClassVar[str] = "vaultbuild, qcow2, checked"
+    keeps: ClassVar[bool] = True
     needs: ClassVar[dict[str, str]] = {"mmdebstrap": "mmdebstrap", "packer": "packer"}
 
     def __init__(self, project: Path) -> None:
-        self._project = project
+        self.project = project
         self._motd = project / "ansible/roles/greeting/files/motd"
 
     def cold(self) -> float:
         """Remove all that it keeps but the packages, and make it."""
         for name in ("images", "latest", "verdicts", "index"):
-            shutil.rmtree(self._project / "cache/var" / name, ignore_errors=True)
+            shutil.rmtree(self.project / "cache/var" / name, ignore_errors=True)
         return self.again()
 
     def again(self) -> float:
         """Make it."""
-        argv: list[str | Path] = [*VAULTBUILD, "--project", self._project, "stage", "final"]
-        return seconds(argv, log=self._project / "cache/var/bench.log")
+        argv: list[str | Path] = [*VAULTBUILD, "--project", self.project, "stage", "final"]
+        return seconds(argv, log=self.project / "cache/var/bench.log")
 
     def changed(self) -> float:
         """Make it with another greeting."""

@@ -39,5 +39,5 @@ def make_source(
     else:
         raise VaultbuildError(
             "an ISO is installed in a VM, which this version renders and validates only",
-            hint="see it with: vaultbuild render, or use a bootstrap or cloud_image source",
+            hint="see it with: vaultbuild render source; or use a bootstrap or cloud_image source",
         )

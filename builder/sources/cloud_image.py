@@ -93,6 +93,8 @@ def _receive(url: str, target: Path) -> str:
                 digest.update(block)
                 file.write(block)
     except (urllib.error.URLError, OSError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is an open answer too
         hint = "is source.cloud_image.url right, and this host on the network?"
         raise VaultbuildError(f"cannot fetch {url}: {error}", hint=hint) from error
     return digest.hexdigest()

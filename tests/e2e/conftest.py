@@ -195,9 +195,15 @@ def copy(built, tmp_path) -> Iterator[Vaultbuild]:
     shutil.rmtree(vaultbuild.project)
 
 
+@pytest.fixture(name="duplicate", scope="session")
+def _duplicate() -> Callable[[Vaultbuild, Path], Vaultbuild]:
+    return duplicate
+
+
 def duplicate(built: Vaultbuild, project: Path) -> Vaultbuild:
     """Copy a built project: its images are shared by hard links, its caches by their URLs."""
     old, new = built.var, project / "cache/var"
+    shutil.rmtree(project, ignore_errors=True)
     shutil.copytree(
         built.project,
         project,
@@ -211,6 +217,26 @@ def duplicate(built: Vaultbuild, project: Path) -> Vaultbuild:
     with (project / "stages/pipeline.yml").open("a") as file:
         file.write(f"caches: {json.dumps(caches)}\n")
     return Vaultbuild(project, built.temporary)
+
+
+@pytest.fixture
+def journal(tmp_path, require_program):
+    """Programs are all started through setpriv: one on PATH that writes down what it starts."""
+    listing, folder = tmp_path / "started", tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "setpriv"
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {listing}\nexec {require_program("setpriv")} "$@"\n'
+    )
+    program.chmod(0o755)
+
+    class Journal:
+        path = f"{folder}:{os.environ['PATH']}"
+
+        def read(self) -> list[str]:
+            return listing.read_text().splitlines() if listing.exists() else []
+
+    return Journal()
 
 
 # --- what a run leaves behind ---------------------------------------------------------------------

@@ -11,26 +11,6 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture
-def journal(tmp_path, require_program):
-    """Programs are all started through setpriv: one on PATH that writes down what it starts."""
-    listing, folder = tmp_path / "started", tmp_path / "bin"
-    folder.mkdir()
-    program = folder / "setpriv"
-    program.write_text(
-        f'#!/bin/sh\necho "$*" >> {listing}\nexec {require_program("setpriv")} "$@"\n'
-    )
-    program.chmod(0o755)
-
-    class Journal:
-        path = f"{folder}:{os.environ['PATH']}"
-
-        def read(self) -> list[str]:
-            return listing.read_text().splitlines() if listing.exists() else []
-
-    return Journal()
-
-
 def test_a_build_from_nothing_prints_the_image_alone(cold):
     vaultbuild, ran = cold
     key = vaultbuild.keys()["final"]
