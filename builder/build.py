@@ -45,6 +45,8 @@ def carry_out(
     """
     project.store.sweep()
     works = any(step.action != "reuse" for step in plan.steps)
+    if works:
+        project.packer.require_plugins(project.engine.name)
     with (
         _snapshots(plan, lineage, project) as inputs_of,
         _caches(project, reporter, wanted=works) as endpoints,

@@ -340,8 +340,8 @@ def render(settings: Settings, stage: str, variant: str | None, engine: str) -> 
       vaultbuild render drivers --engine qemu
     """
     from builder import report
-    from builder.stage_build import render as render_stage
-    from builder.stage_build import render_installer
+    from builder.packing import render as render_stage
+    from builder.packing import render_installer
     from builder.template import NEUTRAL
 
     project = settings.project(variant, engine)

@@ -6,6 +6,7 @@ store is asked what it holds. What is slow and rarely changes is remembered in `
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -92,9 +93,13 @@ class Project:
     def packer(self) -> Packer:
         """The Packer that this host has."""
         program = process.require("packer")
-        known = self.facts.remember("packer", file_signature(Path(program)), _find_packer)
-        plugins = Path(known["plugins"]) if known["plugins"] else None
-        return Packer(program, (known["major"], known["minor"], known["patch"]), plugins)
+        signature = file_signature(Path(program)) + os.environ.get("PACKER_PLUGIN_PATH", "")
+        known = self.facts.remember("packer", signature, _find_packer)
+        found = Packer(
+            program, (known["major"], known["minor"], known["patch"]), _path(known["plugins"])
+        )
+        # A plugin that was missing may have come since; one that was there is worth remembering.
+        return found if found.line == "1.6" or found.plugins else Packer.find()
 
     def target(self, name: str | None) -> str:
         """Return ``name`` when it is a stage; without a name, the pipeline's last stage."""
@@ -218,6 +223,10 @@ class Project:
 
         search, template = [self.folder / "packer"], self.folder / stage.template
         return describe(template, self.template_context(stage), search=search, base=self.folder)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _find_packer() -> dict[str, Any]:

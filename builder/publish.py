@@ -89,9 +89,26 @@ def publish(
     Raises :class:`CheckError` when the image or the published file fails its checks, and
     :class:`StoreError` when the place is taken by something else.
     """
-    pipeline, stage = project.pipeline, image.record.stage
-    if found := find_release(pipeline, image.key, output):
+    if found := find_release(project.pipeline, image.key, output):
         return found
+    name = f"release-{image.key}"
+    with project.store.locked(name, waiting=lambda who: reporter.note(f"waiting for {who}")):
+        # Whoever held the lock may have published it.
+        return find_release(project.pipeline, image.key, output) or _make(
+            project, image, output, logs, reporter, compression
+        )
+
+
+def _make(
+    project: Project,
+    image: Image,
+    output: Path,
+    logs: Callable[[], Path],
+    reporter: Reporter,
+    compression: str,
+) -> Release:
+    """Make the release beside its place, and move it there when it has proved itself."""
+    pipeline, stage = project.pipeline, image.record.stage
     checks = project.checks(stage, whole=True)
     verdict = _require_verdict(project, image, checks)
     lineage = _lineage(project, image)

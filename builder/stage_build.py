@@ -8,27 +8,23 @@ says about it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
-import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, events, guest, process, template
+from builder import __version__, digest, disks, events, guest
 from builder.engines import Forward, Machine
 from builder.engines.keys import make_keys
-from builder.errors import CommandError, StoreError
-from builder.packer import CallbackError
+from builder.packing import run_packer
 from builder.provision import Caches, Use
 from builder.record import BuildRecord, DiskRecord, StepRecord
-from builder.sources.nocloud import write_seed
 from builder.store import DISK, Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from builder import caches
     from builder.inputs import StageInputs
@@ -127,28 +123,7 @@ def _provision(
         _followed(job.events, place.reporter),
         project.engine.serve(machine, f"../{parent.key}/{DISK}") as served,
     ):
-        text = _render(stage, machine, served, place)
-        (work / "stage.pkr.hcl").write_text(text)
-        shutil.copyfile(work / "stage.pkr.hcl", logs / "stage.pkr.hcl")
-        return _run_packer(job, machine, project)
-
-
-def _run_packer(job: guest.Job, machine: Machine, project: Project) -> guest.Result:
-    """Run ``packer build``; raise what went wrong in the guest, or else what Packer says."""
-    rendered, log = machine.work / "stage.pkr.hcl", machine.logs / "packer.log"
-    env = {"PYTHONPATH": str(Path(__file__).parents[1])}
-    try:
-        project.packer.build(rendered, work=machine.work, log=log, env=env, keep_fds=machine.locks)
-    except CallbackError:
-        # The callback knows why; without its word, Packer's is all there is.
-        if (failed := guest.read_result(job.result)) is not None:
-            guest.raise_failure(failed)
-        raise
-    result = guest.read_result(job.result)
-    if result is None:
-        raise CommandError(f"Packer ended well but never called back: see {rendered.name}", log=log)
-    guest.raise_failure(result)
-    return result
+        return run_packer(project, stage, job, machine, served)
 
 
 def _job(stage: Stage, machine: Machine, place: Workplace) -> guest.Job:
@@ -185,52 +160,6 @@ def _forwards(endpoints: caches.Endpoints | None) -> tuple[Forward, ...]:
         Forward(name, address.host, address.port, GUEST_PORTS[name])
         for name, address in endpoints.addresses.items()
     )
-
-
-def render(
-    project: Project, stage: Stage, circumstance: template.Circumstance, folder: Path
-) -> str:
-    """Return the Packer template of a stage under ``circumstance``, read from below ``folder``."""
-    context = dataclasses.replace(project.template_context(stage), circumstance=circumstance)
-    return template.render(folder / stage.template, context, search=[folder / "packer"])
-
-
-def render_installer(project: Project) -> str:
-    """Return the Packer template that installs the root disk from an ISO, with placeholders.
-
-    Raises :class:`StoreError` when the pipeline starts from something else.
-    """
-    source, root = project.pipeline.source, project.pipeline.stages[0]
-    if source.kind != "iso":
-        hint = f"the templates are those of the stages: vaultbuild render {root.name}"
-        raise StoreError(f"a {source.kind} source is made without Packer", hint=hint)
-    context = dataclasses.replace(project.template_context(root), iso=source.settings)
-    packer = project.folder / "packer"
-    return template.render(packer / template.ISO_TEMPLATE, context, search=[packer])
-
-
-def _render(stage: Stage, machine: Machine, served: Mapping[str, Any], place: Workplace) -> str:
-    circumstance = template.Circumstance(
-        private_key=machine.keys.private,
-        public_key=machine.keys.public,
-        callback=[sys.executable, "-m", "builder.guest", str(machine.work / "job.json")],
-        cpus=machine.cpus,
-        memory_mib=machine.memory_mib,
-        console_log=machine.console,
-        seed_files=_seed(stage, machine, place.project),
-    )
-    here = dataclasses.replace(circumstance, **served)
-    return render(place.project, stage, here, place.snapshots[stage.name])
-
-
-def _seed(stage: Stage, machine: Machine, project: Project) -> tuple[Path, ...]:
-    """Write what a cloud image is told when it boots for the first time."""
-    if not project.seeded(stage):
-        return ()
-    process.require("xorriso")  # Packer makes the disk with it, and says less when there is none
-    user_data = project.pipeline.source.settings["seed"]["user_data"]
-    instance = f"vaultbuild-{machine.work.parent.name}"
-    return write_seed(machine.work, user_data, public_key=machine.keys.public, instance=instance)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ LAYERS = """
     plan clones
     report
     project
-    publish stage_build
+    publish packing
+    stage_build
     build shell
     cli_options
     cli_host
