@@ -221,7 +221,6 @@ class CloudImagePart(Part):
 
     url: Location
     sha256: Sha256
-    user: str = "debian"
     seed: SeedPart = SeedPart()
 
 

@@ -75,6 +75,17 @@ def gpu():
     return any(vendor.read_text().strip() == "0x10de" for vendor in vendors)
 
 
+def loaded_at_boot():
+    files = [*Path("/etc/modules-load.d").iterdir(), *Path("/usr/lib/modules-load.d").glob("*")]
+    return [line for path in files for line in path.read_text().split() if "nvidia" in line]
+
+
+def gpu_aliases():
+    """What modprobe would load for a data-centre GPU that udev found (an H100, by its PCI ids)."""
+    found = "pci:v000010DEd00002330sv000010DEsd000016C1bc03sc02i00"
+    return say("modprobe", "--resolve-alias", "--set-version", boot_kernel(), found).split()
+
+
 def persistenced():
     unit = "nvidia-persistenced.service"
     return {
@@ -97,9 +108,11 @@ ASKED = {
     "firmware": lambda: sorted(path.name for path in FIRMWARE.glob("[0-9]*")),
     "firmware_files": lambda: sorted(path.name for path in FIRMWARE.glob("[0-9]*/gsp_*.bin")),
     "gpu": gpu,
+    "gpu_aliases": gpu_aliases,
     "held": held,
     "initramfs": in_initramfs,
     "kernel": boot_kernel,
+    "loaded_at_boot": loaded_at_boot,
     "libcuda": lambda: libraries("libcuda"),
     "libnvidia-ml": lambda: libraries("libnvidia-ml"),
     "modprobe": lambda: [line for line in configuration() if line.startswith("install nvidia ")],

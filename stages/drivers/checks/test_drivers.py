@@ -72,6 +72,11 @@ def test_modprobe_would_load_a_module_that_exists(machine):
     assert [name for name in targets if not machine["modules"][name]["filename"]] == []
 
 
+def test_driver_is_loaded_for_a_gpu_and_only_then(machine):
+    assert "nvidia" in machine["gpu_aliases"]
+    assert machine["loaded_at_boot"] == []
+
+
 def test_all_parts_are_of_one_version(machine, version):
     assert machine["libcuda"] == [f"libcuda.so.{version}"]
     assert machine["libnvidia-ml"] == [f"libnvidia-ml.so.{version}"]

@@ -1,0 +1,21 @@
+"""Roles may run again on what they made: the second time they change nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize("stage", ["base", "final"])
+def test_a_second_run_of_a_stages_roles_changes_nothing(copy, stage):
+    """A stage whose roles are those of its parent: the same tasks, on the disk they left."""
+    again = copy.project / "stages/again"
+    again.mkdir()
+    roles = (copy.project / f"stages/{stage}/stage.yml").read_text().partition("roles:")[2]
+    (again / "stage.yml").write_text(f"---\nparent: {stage}\nroles:{roles}")
+    copy.edit("stages/pipeline.yml", "stages: [base, final]", "stages: [base, final, again]")
+    copy("stage", "again", "--engine", "nspawn")
+    record = copy("show", "again", "--engine", "nspawn", "--json").json
+    changed = {role["role"]: role["changed"] for role in record["roles"] if role["changed"]}
+    assert changed == {}
