@@ -57,8 +57,9 @@ def carry_out(
             reporter.stage_started(step, number, len(plan.steps))
             image = _have(step, inputs, image, place)
             project.store.remember(plan.variant, step.stage, inputs.documents)
-            if step.verify and place.options.check:
-                check(project, image, reporter, whole=number == len(plan.steps))
+            last = number == len(plan.steps)
+            if step.verify and (last or project.checks(step.stage, whole=False).folders):
+                check(project, image, reporter, whole=last)
     if image is None:
         raise ValueError("a plan without steps")
     return image

@@ -7,6 +7,7 @@ disk proves as much as two clones that were asked.
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,28 +50,35 @@ class Clone:
 
 def boot_clones(disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path) -> tuple[Clone, ...]:
     """Boot one clone per firmware, both at once, and ask each who it is; the first is checked."""
+    stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(len(_FIRMWARES)) as pool:
         asked = [
-            pool.submit(_boot_clone, disk, checks, engine, logs / firmware, firmware)
+            pool.submit(_boot_clone, disk, checks, engine, logs / firmware, firmware, stop)
             for firmware in _FIRMWARES
         ]
         try:
             return tuple(clone.result() for clone in asked)
         except BaseException:
             # Leaving the pool waits for its threads, and those wait for their guests.
+            stop.set()
             process.stop_all()
             raise
 
 
 def _boot_clone(
-    disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path, firmware: str
+    disk: Path,
+    checks: CheckSet,
+    engine: QemuEngine,
+    logs: Path,
+    firmware: str,
+    stop: threading.Event,
 ) -> Clone:
     started = time.monotonic()
     with throwaway(disk, engine, logs, firmware=firmware) as (endpoint, work):
         machine_id, *host_keys, booted = _identity(endpoint)
         if booted != firmware:
             raise CheckError(f"the clone for {firmware} was booted by {booted}")
-        login = _came_to_login(logs / CONSOLE)
+        login = _came_to_login(logs / CONSOLE, stop)
         results: tuple[CheckResult, ...] = ()
         if firmware == _FIRMWARES[0]:
             results = ask(endpoint, checks, work=work, logs=logs, engine=engine.name)
@@ -84,13 +92,12 @@ def _identity(endpoint: Endpoint) -> list[str]:
     return said.stdout.split("\n")[:-1]
 
 
-def _came_to_login(console: Path) -> bool:
-    """Wait until the serial console asks who is there."""
+def _came_to_login(console: Path, stop: threading.Event) -> bool:
+    """Wait until the serial console asks who is there, or until ``stop``."""
     deadline = time.monotonic() + _LOGIN_SECONDS
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not stop.wait(0.2):
         if _LOGIN in console.read_bytes():
             return True
-        time.sleep(0.2)
     return False
 
 

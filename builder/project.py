@@ -117,11 +117,15 @@ class Project:
         lineage = self.pipeline.lineage(name)
         keys = {stage.stage: stage.key for stage in inputs}
         variant = self.pipeline.variant
+        present, last = self._present(keys.values()), {}
+        if force or not all(key in present for key in keys.values()):
+            # Only what is not there must be told apart from what was.
+            last = {stage.name: self.store.last(variant, stage.name) for stage in lineage}
         decided = make_plan(
             inputs,
             variant=variant,
-            present=self._present(keys.values()),
-            last={stage.name: self.store.last(variant, stage.name) for stage in lineage},
+            present=present,
+            last=last,
             verdicts=set(self._judged(lineage, keys)),
             force={name} if force else frozenset(),
         )
@@ -173,9 +177,16 @@ class Project:
             sets = (
                 self.checks(stage.name, whole=whole) for whole in (True, False) if whole in wanted
             )
-            verdicts = (self.verdict(keys[stage.name], checks) for checks in sets)
-            if any(verdict and verdict.passed for verdict in verdicts):
-                yield keys[stage.name]
+            key = keys[stage.name]
+            if any(self._passed(key, checks, last=stage is lineage[-1]) for checks in sets):
+                yield key
+
+    def _passed(self, key: str, checks: CheckSet, *, last: bool) -> bool:
+        if not checks.folders:
+            # A stage on the way may have none of its own; the stage that was asked for may not.
+            return not last
+        verdict = self.verdict(key, checks)
+        return verdict is not None and verdict.passed
 
     def seeded(self, stage: Stage) -> bool:
         """Whether a stage boots a cloud image for the first time: with words for cloud-init."""

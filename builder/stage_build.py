@@ -42,7 +42,6 @@ class Options:
     """How a plan is carried out. ``keep_failed`` keeps the disk of a stage that failed."""
 
     keep_failed: bool = False
-    check: bool = True
 
 
 @dataclass(frozen=True, slots=True)

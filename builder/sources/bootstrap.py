@@ -7,6 +7,7 @@ the environment only: ``--aptopt`` would leave it in the image.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,8 +72,9 @@ def make_disk(
     """Bootstrap a root file system and write it to a raw disk of ``size`` bytes at ``disk``.
 
     ``settings`` are those of a validated bootstrap source. Raises :class:`CommandError` when
-    packages cannot be had, with mmdebstrap's words in ``log``.
+    packages cannot be had, with mmdebstrap's words in ``log``, and :class:`HostError` without root.
     """
+    _require_root()
     root = disk.with_name("root")
     try:
         _run_mmdebstrap(settings, root, apt_proxy, log)
@@ -80,6 +82,14 @@ def make_disk(
         rootdisk.assemble(root, disk, size=size, cmdline=settings["cmdline"], identity=identity)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise HostError(
+            "a root file system is bootstrapped from packages as root only",
+            hint="run vaultbuild with sudo, or start from a cloud_image with --engine qemu",
+        )
 
 
 def _run_mmdebstrap(

@@ -40,15 +40,17 @@ SHARED = (
     "packer",
 )
 PROGRAMS = (
-    "packer",
+    "apt-cacher-ng",
     "mmdebstrap",
+    "packer",
     "qemu-img",
     "qemu-storage-daemon",
-    "systemd-nspawn",
+    "qemu-system-x86_64",
     "socat",
-    "apt-cacher-ng",
+    "systemd-nspawn",
+    "xorriso",
 )
-_PATIENCE = 900
+_PATIENCE = 1800
 # Its checks are for images.
 collect_ignore = ["project"]
 

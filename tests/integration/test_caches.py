@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import caches
-from builder import ports
+from builder import caches, ports
 from builder.caches.http import ask
 from builder.caches.service import Launch, Service
 from builder.caches.state import Places, State

@@ -210,6 +210,18 @@ def test_mmdebstrap_is_asked_for_exactly_what_the_project_says(tmp_path, program
     assert "aptopt" not in log, "that would stay in the image"
 
 
+def test_bootstrapping_needs_root(tmp_path):
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(HostError, match="as root only") as caught:
+            make(tmp_path)
+    finally:
+        os.seteuid(was)
+    assert "cloud_image with --engine qemu" in caught.value.hint
+
+
 def test_mirrors_are_those_of_the_host(program):
     codename = next(
         line.partition("=")[2].strip('"')

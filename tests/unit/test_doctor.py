@@ -11,8 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder import doctor
-from builder import ports
+from builder import doctor, ports
 from builder.doctor import Host
 
 TEAM = {"apt": {"url": "http://127.0.0.1:9"}, "pypi": {"url": "http://127.0.0.1:9"}}
