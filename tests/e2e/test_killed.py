@@ -113,10 +113,11 @@ def test_killed_while_it_bootstraps(copy, leftovers, eventually):
     assert all(len(name) == 64 for name in copy.images()), "the next run cleared it away"
 
 
-def test_two_runs_build_an_image_once(copy):
+def test_two_runs_build_an_image_once(copy, eventually):
     copy.edit("stages/final/stage.yml", "hello", "good day")
     before = copy.images()
     first = copy.start("stage", "final", "--engine", "nspawn")
+    eventually(lambda: any(copy.var.glob("logs/*final*/container.log")), "the stage has begun")
     second = copy.start("stage", "final", "--engine", "nspawn")
     said = [running.communicate(timeout=300) for running in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
