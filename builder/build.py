@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from builder.engines import Engine
     from builder.inputs import StageInputs
     from builder.plan import Plan, Step
     from builder.project import Project
@@ -103,10 +104,12 @@ def check(
     whole: bool,
     junit: Path | None = None,
     again: bool = False,
+    engine: Engine | None = None,
 ) -> Verdict:
     """Have a verdict on an image, by remembering or (always when ``again``) by asking it.
 
-    Raises :class:`builder.errors.CheckError` unless it is good.
+    ``engine`` boots it; None stands for the one that stages are built with. Raises
+    :class:`builder.errors.CheckError` unless the image is good.
     """
     stage = image.record.stage
     checks = project.checks(stage, whole=whole)
@@ -116,7 +119,9 @@ def check(
         return known
     reporter.doing(f"checking {stage}")
     logs = log_folder(project, stage, image.key, "checks")
-    verdict = verify(image.disk, checks, project.engine, image=image.key, logs=logs, junit=junit)
+    verdict = verify(
+        image.disk, checks, engine or project.engine, image=image.key, logs=logs, junit=junit
+    )
     path = verdict_path(project.var, image.key, verdict.checks, verdict.engine)
     files.write_json(path, verdict.to_json())
     reporter.checked(stage, verdict, known=False)

@@ -242,6 +242,7 @@ def build(
 @engine_option
 @json_option
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML.")
+@click.option("--vm", is_flag=True, help="Boot it in a VM, also where stages run in containers.")
 @click.pass_obj
 def verify(
     settings: Settings,
@@ -251,6 +252,7 @@ def verify(
     *,
     as_json: bool,
     junit: Path | None,
+    vm: bool,
 ) -> None:
     """Run the checks on a throwaway overlay of an image.
 
@@ -263,7 +265,16 @@ def verify(
 
     project = settings.project(variant, engine)
     image = project.image(project.target(stage))
-    verdict = check(project, image, settings.reporter, whole=True, junit=junit, again=True)
+    engine_of_checks = project.vm if vm else project.engine
+    verdict = check(
+        project,
+        image,
+        settings.reporter,
+        whole=True,
+        junit=junit,
+        again=True,
+        engine=engine_of_checks,
+    )
     if as_json:
         report.emit_json(verdict.to_json())
 

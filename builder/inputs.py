@@ -44,6 +44,7 @@ TEMPLATES: Final = "packer"
 _TEMPLATE_SUFFIX = ".j2"
 _LINK = "link:"
 _BLOCK = 1 << 20
+_PEOPLE_READ = "README.md"
 
 # Settings that say where something is fetched, beside another that says what it must be (sha256).
 _WHEREABOUTS = {"bootstrap": (), "cloud_image": ("url",), "iso": ("url",)}
@@ -268,9 +269,12 @@ class _Reading:
 
     def _tree(self, folder: Path) -> dict[str, str]:
         try:
-            return self._cache.tree(folder.as_posix())
+            found = self._cache.tree(folder.as_posix())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ProjectError([Problem(folder, "there is no such role")]) from error
+        # What people read of a role is not in the snapshot, so no task can read it either.
+        found.pop((folder / _PEOPLE_READ).as_posix(), None)
+        return found
 
 
 def _template_sources(stage: Stage, cache: StatCache) -> dict[str, str]:

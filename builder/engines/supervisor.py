@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import process
+from builder.engines.cgroup import own_group
 from builder.errors import CommandError, VaultbuildError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def supervise(spec: Spec) -> None:
     process.run(["ip", "link", "set", "lo", "up"])
     log = spec.console.with_name("container.log")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(own_group(spec.sockets.name))
         raw = stack.enter_context(exported(spec, log))
         root = stack.enter_context(mounted(raw, spec.work))
         for argv in _carriers(spec):
