@@ -8,6 +8,7 @@ says about it.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
 import time
@@ -198,9 +199,10 @@ def _stage_document(inputs: StageInputs) -> dict[str, Any]:
 
 
 def log_folder(project: Project, *words: str) -> Path:
-    """Return a new folder for a run's logs, named by its time and ``words``; keys are cut."""
+    """Return a new folder for a run's logs, named by its time and ``words`` (keys are cut)."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    name = "-".join([stamp, *(digest.short(word) for word in words)])
+    # Its process too: two runs of one second must not write into each other's logs.
+    name = "-".join([stamp, *(digest.short(word) for word in words), str(os.getpid())])
     folder = project.var / "logs" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

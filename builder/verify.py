@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import digest, disks, files, process
+from builder import digest, disks, files, process, ssh
 from builder.engines import Machine
 from builder.engines.keys import make_keys
 from builder.errors import CheckError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from builder.pipeline import Stage
 
 _CHECK_SECONDS = 1800
+_BOOT_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,8 @@ def ask(
     engine: str,
     junit: Path | None = None,
 ) -> tuple[CheckResult, ...]:
-    """Run the checks against a running guest and return what they said."""
+    """Run the checks against a running guest, once it has booted, and return what they said."""
+    _wait_for_boot(endpoint)
     outcomes = work / "outcomes.json"
     context = {"stage": checks.stage, "engine": engine, "variables": checks.variables}
     files.write_json(work / "context.json", context, durable=False)
@@ -177,6 +179,18 @@ def ask(
     if not outcomes.exists():
         raise process.failure(["pytest"], status, log.read_text(errors="replace"), log=log)
     return _read_outcomes(outcomes)
+
+
+def _wait_for_boot(endpoint: Endpoint) -> None:
+    """Return when the guest's boot has come to its end: SSH answers long before, in emulation.
+
+    How it ended - ``running``, ``degraded`` - is for the checks to judge.
+    """
+    address = f"{endpoint.user}@{endpoint.host}"
+    command = "systemctl is-system-running --wait"
+    process.run(
+        ["ssh", *ssh.options(endpoint), address, command], check=False, timeout=_BOOT_SECONDS
+    )
 
 
 def require_passed(verdict: Verdict, stage: str, *, log: Path | None = None) -> None:

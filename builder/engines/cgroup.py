@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PREFIX = "vaultbuild-"
+# Another run that starts now may sweep the group away before anybody is in it.
+_ATTEMPTS = 5
 
 
 @contextlib.contextmanager
@@ -28,9 +30,7 @@ def own_group(name: str) -> Iterator[None]:
     for parent in _current():
         _sweep(parent)
         group = parent / f"{_PREFIX}{name.removeprefix(_PREFIX)}"
-        with contextlib.suppress(OSError):
-            group.mkdir()
-            _enter(group)
+        if _joined(group):
             moved.append((parent, group))
     try:
         yield
@@ -54,6 +54,16 @@ def _current() -> Iterator[Path]:
         _, hierarchy, path = line.split(":", 2)
         if hierarchy in roots:
             yield roots[hierarchy] / path.lstrip("/")
+
+
+def _joined(group: Path) -> bool:
+    """Make a group and move this process into it; False where that may not be done."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(OSError):
+            group.mkdir(exist_ok=True)
+            _enter(group)
+            return True
+    return False
 
 
 def _enter(group: Path) -> None:

@@ -127,6 +127,12 @@ def test_two_runs_build_an_image_once(copy, eventually):
     assert sum("waiting for process" in stderr for _, stderr in said) == 1
 
 
+def test_two_containers_at_once_do_not_disturb_each_other(built):
+    both = [built.start("verify", "final", "--engine", "nspawn") for _ in range(2)]
+    said = [running.communicate(timeout=300)[1] for running in both]
+    assert [running.returncode for running in both] == [0, 0], "\n".join(said)
+
+
 def test_an_edit_during_a_build_belongs_to_the_next_one(copy, eventually):
     copy.edit("stages/final/stage.yml", "hello", "good day")
     meant = copy.keys()["final"]
