@@ -165,7 +165,11 @@ def _build(project: Path) -> None:
 def _put_under_git(project: Path) -> None:
     (project / ".gitignore").write_text("/cache/var/\n/dist/\n")
     identity = ["-c", "user.name=bench", "-c", "user.email=bench@localhost"]
-    for words in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "-qm", "all"]):
+    for words in (
+        ["init", "--quiet"],
+        ["add", "--all"],
+        [*identity, "commit", "--allow-empty", "-qm", "all"],
+    ):
         subprocess.run(["git", *words], cwd=project, check=True)
 
 

@@ -6,6 +6,7 @@ are late, so that ``plan`` and ``--help`` start fast.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -136,6 +137,9 @@ def plan(
     """
     from builder import report
 
+    # A plan makes a hundred thousand small things, needs them all, and ends: nothing to collect.
+    gc.disable()
+    ctx.call_on_close(gc.enable)
     project = ctx.obj.project(variant, engine)
     name = project.target(stage)
     decided = project.plan(name, project.inputs(name))
