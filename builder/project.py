@@ -27,7 +27,7 @@ from builder.store import DISK, Store
 from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from builder.engines import Engine
     from builder.pipeline import Pipeline, Stage
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from builder.verify import Verdict
 
 # The modules that turn a template into its description.
-_RENDERING = ("template.py", "hcl.py")
+_RENDERING = ("template.py", "hcl.py", "vm_options.py")
 # The distributions whose versions shape what is in an image.
 _SHAPING = ("ansible-core", "ansible-runner", "jinja2")
 
@@ -173,12 +173,10 @@ class Project:
     def _judged(self, lineage: tuple[Stage, ...], keys: dict[str, str]) -> Iterator[str]:
         """Yield the keys of the images that passed the checks as they are now."""
         for stage in lineage:
-            wanted: Container[bool] = (True,) if stage is lineage[-1] else (True, False)
-            sets = (
-                self.checks(stage.name, whole=whole) for whole in (True, False) if whole in wanted
-            )
-            key = keys[stage.name]
-            if any(self._passed(key, checks, last=stage is lineage[-1]) for checks in sets):
+            key, last = keys[stage.name], stage is lineage[-1]
+            choices = (True,) if last else (True, False)
+            sets = (self.checks(stage.name, whole=whole) for whole in choices)
+            if any(self._passed(key, checks, last=last) for checks in sets):
                 yield key
 
     def _passed(self, key: str, checks: CheckSet, *, last: bool) -> bool:

@@ -12,7 +12,6 @@ must find the same image, so :func:`describe` renders with the placeholders of :
 
 from __future__ import annotations
 
-import base64
 import shlex
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from builder.digest import digest_bytes
 from builder.errors import Problem, ProjectError
 from builder.hcl import NOWHERE, escape, named_files, quote, read_back
+from builder.vm_options import credential, user_network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,8 +81,7 @@ class Circumstance:
     @property
     def credential(self) -> str:
         """The public key, as the guest's systemd takes it from the firmware (``-smbios``)."""
-        encoded = base64.b64encode(f"{self.public_key.strip()}\n".encode()).decode()
-        return f"type=11,value=io.systemd.credential.binary:ssh.authorized_keys.root={encoded}"
+        return credential(self.public_key)
 
 
 NEUTRAL: Final = Circumstance(
@@ -142,19 +141,20 @@ class TemplateContext:
     def netdev(self) -> str:
         """The value of QEMU's ``-netdev``: SSH in, the caches out, and nothing else of the host.
 
-        It replaces Packer's own, which listens on every address; Packer fills in the ports. The
-        ``-cmd:`` form of guestfwd starts a program per connection; ``-tcp:`` hangs after the first.
+        It replaces Packer's own, which listens on every address; Packer fills in the ports.
         """
         here = self.circumstance
-        leads = {(here.guest_host, guest): str(host) for guest, host in here.forwards.items()}
+        pairs = here.forwards.items()
+        leads = {(here.guest_host, guest): f"127.0.0.1:{port}" for guest, port in pairs}
         if self.iso:
-            leads[(ANSWERS_HOST, 80)] = "{{ .HTTPPort }}"
-        restrict = "off" if self.network == "open" else "on"
-        words = ["user", "id=user.0", f"restrict={restrict}"]
-        words.append("hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22")
-        for (host, port), to in sorted(leads.items()):
-            words.append(f"guestfwd=tcp:{host}:{port}-cmd:{here.relay} - TCP:127.0.0.1:{to}")
-        return ",".join(words)
+            leads[(ANSWERS_HOST, 80)] = "127.0.0.1:{{ .HTTPPort }}"
+        return user_network(
+            "user.0",
+            "{{ .SSHHostPort }}",
+            dict(sorted(leads.items())),
+            relay=here.relay,
+            restrict=self.network != "open",
+        )
 
 
 _NAMES: Final = (

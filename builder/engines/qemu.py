@@ -8,7 +8,6 @@ host's loopback.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import shutil
 from pathlib import Path
@@ -20,6 +19,7 @@ from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
 from builder.ports import free as free_port
 from builder.scratch import scratch
+from builder.vm_options import credential, user_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 GUEST_HOST = "10.0.2.100"
 # Emulation boots a Debian cloud kernel in 60 to 70 s on a busy two-core host; KVM in 5.
 _BOOT_SECONDS = {"kvm": 120, "tcg": 600}
-_STOP_SECONDS = {"kvm": 60, "tcg": 180}
 _FIRMWARE = (
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
@@ -87,7 +86,7 @@ class QemuEngine:
             "-smp", str(machine.cpus),
             "-m", str(machine.memory_mib),
             "-drive", f"file={machine.disk},if=virtio,format=qcow2,discard=unmap,cache=unsafe",
-            "-netdev", user_network(port, machine.forwards),
+            "-netdev", caches_network(port, machine.forwards),
             "-device", "virtio-net-pci,netdev=net,romfile=",
             "-device", "virtio-rng-pci",
             "-serial", f"file:{machine.console}",
@@ -103,26 +102,10 @@ def acceleration(accelerator: str) -> list[str]:
     return ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]
 
 
-def user_network(port: int, forwards: Sequence[Forward]) -> str:
-    """Return the value of ``-netdev``: SSH in from ``port``, the caches out, nothing else.
-
-    The ``-cmd:`` form of guestfwd starts a program for each connection; the ``-tcp:`` form hangs
-    after its first one (QEMU 7.2).
-    """
-    # QEMU splits the command at blanks itself and starts no shell.
-    out = [
-        f"guestfwd=tcp:{GUEST_HOST}:{forward.guest_port}"
-        f"-cmd:{process.require('socat')} - TCP:{forward.host}:{forward.port}"
-        for forward in forwards
-    ]
-    fields = ["user", "id=net", "restrict=on", f"hostfwd=tcp:127.0.0.1:{port}-:22", *out]
-    return ",".join(fields)
-
-
-def credential(public_key: str) -> str:
-    """Return the value of ``-smbios`` that hands the guest's systemd our public key."""
-    encoded = base64.b64encode(f"{public_key}\n".encode()).decode()
-    return f"type=11,value=io.systemd.credential.binary:ssh.authorized_keys.root={encoded}"
+def caches_network(port: int, forwards: Sequence[Forward]) -> str:
+    """Return the value of ``-netdev``: SSH in from ``port``, the caches out, nothing else."""
+    leads = {(GUEST_HOST, here.guest_port): f"{here.host}:{here.port}" for here in forwards}
+    return user_network("net", port, leads, relay=process.require("socat"))
 
 
 def _firmware(machine: Machine) -> list[str]:

@@ -15,9 +15,10 @@ from builder.engines import Forward, Machine
 from builder.engines.greeting import wait_for_ssh
 from builder.engines.keys import make_keys
 from builder.engines.nspawn import NspawnEngine
-from builder.engines.qemu import QemuEngine, credential, user_network
+from builder.engines.qemu import QemuEngine, caches_network
 from builder.engines.supervisor import root_partition
 from builder.errors import CommandError, HostError
+from builder.vm_options import credential
 
 pytestmark = pytest.mark.integration
 
@@ -34,20 +35,6 @@ def machine(tmp_path, require_program) -> Machine:
     disk = tmp_path / "disk.qcow2"
     process.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, str(64 * MIB)])
     return Machine(disk=disk, work=work, logs=logs, keys=make_keys(work))
-
-
-@pytest.fixture
-def program(tmp_path, monkeypatch):
-    """Put a program of this test before all others on PATH."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-
-    def make(name: str, text: str) -> None:
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-
-    return make
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -119,7 +106,7 @@ def test_a_guest_that_never_wrote_is_explained_by_what_starts_it(tmp_path):
 def test_a_guest_reaches_the_caches_alone(require_program):
     require_program("socat")
     caches = [Forward("apt", "127.0.0.1", 20001, 3142), Forward("pypi", "127.0.0.1", 20002, 3141)]
-    words = user_network(20000, caches).split(",")
+    words = caches_network(20000, caches).split(",")
     assert "restrict=on" in words
     assert "hostfwd=tcp:127.0.0.1:20000-:22" in words, "and SSH on no other address"
     leads = [word for word in words if word.startswith("guestfwd=")]
