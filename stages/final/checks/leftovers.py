@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from glob import glob
 from pathlib import Path
 
@@ -48,10 +49,14 @@ def containing(pattern, *folders):
 
 
 def booted():
-    """When this machine's first process started; in a container that is not the kernel's boot."""
+    """When this machine's first process started; in a container that is not the kernel's boot.
+
+    Exact to a tick of 10 ms: /proc/stat's btime knows whole seconds alone, and an image that was
+    booted within a second of its sealing would pass for a new machine.
+    """
     ticks = int(read("/proc/1/stat").rsplit(")", 1)[1].split()[19])
-    since = re.search(r"^btime (\d+)", read("/proc/stat"), re.MULTILINE).group(1)
-    return int(since) + ticks / os.sysconf("SC_CLK_TCK")
+    kernel = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return kernel + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def root_keys():
