@@ -35,6 +35,15 @@ def info(disk: Path) -> DiskInfo:
     )
 
 
+def depth(disk: Path, *, below: Path) -> int:
+    """Return how many layers a disk has above the disk ``below``, itself included."""
+    text = process.run([
+        "qemu-img", "info", "--force-share", "--backing-chain", "--output=json", disk,
+    ], cwd=disk.parent).stdout  # fmt: skip
+    names = [(disk.parent / each["filename"]).resolve() for each in json.loads(text)]
+    return names.index(below.resolve()) if below.resolve() in names else len(names)
+
+
 def make_overlay(parent: str | Path, disk: Path) -> None:
     """Make an empty QCOW2 at ``disk`` that reads from ``parent``.
 
@@ -45,6 +54,17 @@ def make_overlay(parent: str | Path, disk: Path) -> None:
     process.run([
         "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", parent, disk.name,
     ], cwd=disk.parent)  # fmt: skip
+
+
+def make_layer(backing: str, layer: Path, *, size: int) -> None:
+    """Make an empty QCOW2 of ``size`` bytes on a disk that will be at ``backing``, but is not yet.
+
+    For the layer that a running disk is given: what it stands on gets its place afterwards.
+    """
+    process.run([
+        "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing,
+        layer, str(size),
+    ])  # fmt: skip
 
 
 def import_raw(raw: Path, disk: Path) -> None:
@@ -84,12 +104,16 @@ def flatten(disk: Path, target: Path, *, compression: str) -> None:
     ])  # fmt: skip
 
 
-def rebase(disk: Path, parent: str, *, moved_to: Path) -> None:
-    """Move an overlay to ``moved_to`` and name its parent relative to its new folder.
+def name_backing(disk: Path, parent: str) -> None:
+    """Let an overlay call its parent ``parent``; it must be the same disk as before."""
+    if info(disk).backing != parent:
+        process.run([
+            "qemu-img", "rebase", "-q", "-u", "-F", "qcow2", "-b", parent, disk.name,
+        ], cwd=disk.parent)  # fmt: skip
 
-    Only the name changes: the parent must be the same disk as before.
-    """
-    disk.rename(moved_to)
+
+def merge(disk: Path, parent: str) -> None:
+    """Let ``disk`` stand on ``parent``, deeper in its chain, by copying what lies between."""
     process.run([
-        "qemu-img", "rebase", "-q", "-u", "-F", "qcow2", "-b", parent, moved_to.name,
-    ], cwd=moved_to.parent)  # fmt: skip
+        "qemu-img", "rebase", "-q", "-F", "qcow2", "-b", parent, disk.name,
+    ], cwd=disk.parent)  # fmt: skip

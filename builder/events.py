@@ -8,13 +8,14 @@ field         type     meaning
 ============  =======  =============================================================
 schema        int      1
 event         str      ``role_started`` ``task_started`` ``task_finished`` ``role_finished``
+                       ``checkpoint_made``
 time          float    seconds since the epoch
 stage         str      the stage
 role          str      the role as the stage names it (its dependencies count as the role)
 task          str      ``task_*``: the task's name
 status        str      ``task_finished``: ok, changed, skipped, failed or ignored;
                        ``role_finished``: done, failed or interrupted
-seconds       float    ``task_finished`` and ``role_finished``: how long it took
+seconds       float    ``task_finished``, ``role_finished``, ``checkpoint_made``: how long it took
 changed       int      ``role_finished``: how many tasks changed something
 tasks         int      ``role_finished``: how many tasks ended
 ============  =======  =============================================================

@@ -6,15 +6,17 @@ however the program ends. The driver believes that document and not Packer's "no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from builder import ssh
+from builder.checkpoints import Checkpoints, Layers
 from builder.engines import Endpoint
 from builder.errors import CommandError, Interrupted, ProvisionError, VaultbuildError
 from builder.events import Writer
@@ -30,7 +32,7 @@ from builder.provision import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from builder.outcome import RoleResult
 
@@ -52,6 +54,9 @@ class Job:
     first_role: int = 0
     strategy: str = "auto"
     user: str = "root"
+    layers: Layers | None = None
+    """What checkpoints are made of; None for a disk that nobody can freeze."""
+    keep_failed: bool = False
 
 
 @dataclass(slots=True)
@@ -59,7 +64,9 @@ class Result:
     """What came of a job. ``status`` is done, failed, interrupted, or crashed (a bug of ours).
 
     ``packages`` has ``dpkg`` (name to version) and ``python`` (virtual environment to name to
-    version). ``failure`` has role, task, message, hint and log.
+    version). ``failure`` has role, task, message, hint and log. ``top`` is the layer that the guest
+    wrote to at last and ``checkpoint`` the key of what that stands on; ``failed`` is the disk of a
+    failed run, frozen, when it was to be kept.
     """
 
     stage: str
@@ -68,26 +75,16 @@ class Result:
     roles: list[dict[str, Any]] = field(default_factory=list)
     packages: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
+    top: str | None = None
+    checkpoint: str | None = None
+    failed: str | None = None
     schema: int = SCHEMA
-
-
-class Checkpointer(Protocol):
-    """Freezes the disk as it stands after a role."""
-
-    def after_role(self, index: int, result: RoleResult) -> None:
-        """Freeze the disk after role number ``index`` of the stage; the guest still runs."""
-
-
-class NoCheckpoints:
-    """Freezes nothing: the stage is made in one go."""
-
-    def after_role(self, index: int, result: RoleResult) -> None:
-        """Do nothing."""
 
 
 def write_job(path: Path, job: Job) -> None:
     """Write the document that tells this program what to do."""
-    document = {"schema": SCHEMA, **asdict(job)}
+    layers = job.layers.to_json() if job.layers else None
+    document = {"schema": SCHEMA, **asdict(replace(job, layers=None)), "layers": layers}
     write_json(path, json.loads(json.dumps(document, default=str)), durable=False)
 
 
@@ -100,6 +97,7 @@ def read_job(path: Path) -> Job:
         document[name] = Path(document[name])
     document["roles"] = tuple(Use(**role) for role in document["roles"])
     document["caches"] = Caches(**document["caches"])
+    document["layers"] = Layers.from_json(document["layers"]) if document["layers"] else None
     return Job(**document)
 
 
@@ -127,13 +125,11 @@ def raise_failure(result: Result) -> None:
     )
 
 
-def carry_out(
-    job: Job, endpoint: Endpoint, checkpointer: Checkpointer, stop: threading.Event
-) -> Result:
+def carry_out(job: Job, endpoint: Endpoint, stop: threading.Event) -> Result:
     """Do the job; return what came of it, which stands in the job's result file too."""
     result = Result(job.stage)
     try:
-        _carry_out(job, endpoint, checkpointer, stop, result)
+        _carry_out(job, endpoint, stop, result)
         result.status = "done"
     except VaultbuildError as error:
         result.status = "interrupted" if isinstance(error, Interrupted) else "failed"
@@ -143,9 +139,7 @@ def carry_out(
     return result
 
 
-def _carry_out(
-    job: Job, endpoint: Endpoint, checkpointer: Checkpointer, stop: threading.Event, result: Result
-) -> None:
+def _carry_out(job: Job, endpoint: Endpoint, stop: threading.Event, result: Result) -> None:
     strategy = choose_strategy(job.strategy)
     result.strategy = strategy.name
     setup = Setup(job.stage, job.snapshot, job.logs, job.caches, strategy)
@@ -154,24 +148,55 @@ def _carry_out(
             ssh.connect(endpoint, log=job.logs / "ssh.log") as link,
             Writer(job.events, job.stage) as events,
         ):
+            key = ssh.public_key(endpoint)
+            disk = Checkpoints(job.layers, link, key) if job.layers else None
             enter(link, job.caches)
             provisioner = Provisioner(setup, link, events, cancelled=stop.is_set)
-            for index, use in list(enumerate(job.roles))[job.first_role :]:
-                if stop.is_set():
-                    raise Interrupted(f"{job.stage}: stopped before role {use.name}")
-                done = provisioner.run(index, use)
-                result.roles.append(_role(done))
-                checkpointer.after_role(index, done)
-            result.packages = leave(link, ssh.public_key(endpoint))
+            with _kept_when_failed(job, disk, result):
+                _run_roles(job, provisioner, disk, stop, result, events)
+            result.packages = leave(link, key)
     except ssh.UnreachableError as error:
         raise _unreachable(job, endpoint, error) from error
     except CommandError as error:
-        # In the guest itself only two small programs of ours run outside of roles.
+        # In the guest itself only small programs of ours run outside of roles.
         raise ProvisionError(
-            f"{job.stage}: the guest cannot be prepared or left: {error.message}",
+            f"{job.stage}: the guest cannot be prepared, frozen or left: {error.message}",
             stage=job.stage, role="", task=None, log=job.logs / "ssh.log",
             hint="the guest needs /usr/bin/python3; see its console log",
         ) from error  # fmt: skip
+
+
+def _run_roles(
+    job: Job,
+    provisioner: Provisioner,
+    disk: Checkpoints | None,
+    stop: threading.Event,
+    result: Result,
+    events: Writer,
+) -> None:
+    for index, use in list(enumerate(job.roles))[job.first_role :]:
+        if stop.is_set():
+            raise Interrupted(f"{job.stage}: stopped before role {use.name}")
+        done = provisioner.run(index, use)
+        result.roles.append(_role(done))
+        if disk is None:
+            continue
+        if (seconds := disk.after_role(index, done)) is not None:
+            events.write("checkpoint_made", use.name, seconds=seconds)
+        result.top, result.checkpoint = str(disk.top), disk.stands_on
+
+
+@contextlib.contextmanager
+def _kept_when_failed(job: Job, disk: Checkpoints | None, result: Result) -> Iterator[None]:
+    """Freeze the disk of a role that failed, if somebody wants to look at it."""
+    try:
+        yield
+    except ProvisionError:
+        if disk and job.keep_failed:
+            result.checkpoint = disk.stands_on
+            kept = disk.keep_failed()
+            result.failed = str(kept) if kept else None
+        raise
 
 
 def _unreachable(job: Job, endpoint: Endpoint, error: ssh.UnreachableError) -> ProvisionError:
@@ -205,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
     endpoint = Endpoint(host, int(port), job.user, job.private_key)
-    result = carry_out(job, endpoint, NoCheckpoints(), stop)
+    result = carry_out(job, endpoint, stop)
     return 0 if result.status == "done" else 1
 
 

@@ -5,14 +5,18 @@ one round trip instead of an Ansible run. Therefore it knows only the standard l
 written for every Python from 3.9 on.
 
 ``enter`` points the guest's apt to the caches and makes room for temporary files. ``leave`` says
-what is installed and takes away every trace of the provisioning.
+what is installed and takes away every trace of the provisioning. ``freeze`` holds every write while
+the host takes a snapshot.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,10 @@ ASYNC = "root/.ansible_async"
 DPKG_STATUS = "var/lib/dpkg/status"
 VENVS = "opt/vaultbuild/venvs"
 AUTHORIZED_KEYS = "root/.ssh/authorized_keys"
+# FIFREEZE and FITHAW of linux/fs.h.
+FIFREEZE = 0xC0045877
+FITHAW = 0xC0045878
+FROZEN = "frozen"
 
 
 def enter(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +57,40 @@ def leave(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
         shutil.rmtree(root / trace, ignore_errors=True)
     forget_key(root / AUTHORIZED_KEYS, settings["public_key"])
     return packages
+
+
+def freeze(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Hold all writes to the root file system, whole and clean, until a line comes on stdin.
+
+    The build's key is away meanwhile: systemd would not replace it when the snapshot is booted.
+    Ends with an error when no line comes in time: the snapshot must then not be believed.
+    """
+    keys = root / AUTHORIZED_KEYS
+    held = keys.read_bytes() if keys.exists() else None
+    forget_key(keys, settings["public_key"])
+    signal.signal(signal.SIGALRM, _give_up)
+    descriptor = os.open(root, os.O_RDONLY)
+    os.sync()
+    signal.alarm(settings["patience"])
+    fcntl.ioctl(descriptor, FIFREEZE, 0)
+    try:
+        sys.stdout.write(FROZEN + "\n")
+        sys.stdout.flush()
+        heard = sys.stdin.readline()
+    finally:
+        signal.alarm(0)
+        fcntl.ioctl(descriptor, FITHAW, 0)
+        os.close(descriptor)
+        if held is not None:
+            keys.write_bytes(held)
+            keys.chmod(0o600)
+    if not heard:
+        raise EOFError("the host went away")
+    return {}
+
+
+def _give_up(*_: object) -> None:
+    raise TimeoutError("the host took too long")
 
 
 def dpkg_packages(status: str) -> dict[str, str]:
@@ -102,7 +144,7 @@ def forget_key(file: Path, public_key: str) -> None:
 def main() -> None:
     """Do what the first argument names with the settings in the second."""
     what, settings = sys.argv[1], json.loads(sys.argv[2])
-    said = {"enter": enter, "leave": leave}[what](Path("/"), settings)
+    said = {"enter": enter, "freeze": freeze, "leave": leave}[what](Path("/"), settings)
     sys.stdout.write(json.dumps(said))
 
 

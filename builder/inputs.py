@@ -111,6 +111,11 @@ class StageInputs:
         return tuple((each["role"], key) for each, key in pairs if each["kind"] == "role")
 
     @property
+    def role_documents(self) -> tuple[Mapping[str, Any], ...]:
+        """The document of each role in order."""
+        return tuple(each for each in self.documents if each["kind"] == "role")
+
+    @property
     def files(self) -> dict[str, str]:
         """All files of the snapshot and what they hold."""
         found = dict(self.sources)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from builder.digest import canonical, digest_document
@@ -28,6 +28,7 @@ Action = Literal["reuse", "build", "resume"]
 Kind = Literal[
     "never-built", "image-missing", "forced", "check", "parent", "source", "template", "engine",
     "network", "tool", "file", "variable", "role-added", "role-removed", "role-order",
+    "earlier-role", "checkpoint-missing",
 ]  # fmt: skip
 
 _SHOWN = 40
@@ -36,16 +37,21 @@ _ABSENT: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One thing that differs; ``before`` and ``after`` are None where it was or is not there."""
+    """One thing that differs; ``before`` and ``after`` are None where it was or is not there.
+
+    ``role`` is the role that it belongs to; None where it concerns the whole stage.
+    """
 
     kind: Kind
     what: str
     before: Any = None
     after: Any = None
+    role: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the reason as ``plan --json`` tells it."""
-        return {"kind": self.kind, "what": self.what, "before": self.before, "after": self.after}
+        told = {"kind": self.kind, "what": self.what, "before": self.before, "after": self.after}
+        return {**told, "role": self.role} if self.role else told
 
     def __str__(self) -> str:
         return _SENTENCES.get(self.kind, _changed)(self)
@@ -53,11 +59,19 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class RoleStep:
-    """What happens to one role, and the key of the disk as it stands after it."""
+    """What happens to one role and why, and the key of the disk as it stands after it."""
 
     role: str
     action: Literal["reuse", "run"]
     key: str
+    reasons: tuple[Reason, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the role as ``plan --json`` tells it."""
+        told: dict[str, Any] = {"role": self.role, "action": self.action}
+        if self.reasons:
+            told["reasons"] = [reason.to_json() for reason in self.reasons]
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +97,7 @@ class Step:
             "action": self.action,
             "key": self.key,
             "reasons": [reason.to_json() for reason in self.reasons],
-            "roles": [{"role": step.role, "action": step.action} for step in self.roles],
+            "roles": [step.to_json() for step in self.roles],
             "verify": self.verify,
         }
 
@@ -140,7 +154,8 @@ def explain(step: Step, *, since: str | None = None) -> str:
     if step.action == "reuse":
         why = f"unchanged since {since}" if since else "unchanged"
     else:
-        first, *others = [str(reason) for reason in step.reasons]
+        # A file of a role that several depend on is one reason.
+        first, *others = dict.fromkeys(str(reason) for reason in step.reasons)
         why = f"{first} and {len(others)} more" if others else first
     done = [role.role for role in step.roles if role.action == "reuse"]
     if step.action == "resume":
@@ -187,14 +202,24 @@ def _build(inputs: StageInputs, reasons: tuple[Reason, ...], checkpoints: Contai
         if key not in checkpoints:
             break
         count += 1
-    roles = tuple(
-        RoleStep(role, "reuse" if place < count else "run", key)
-        for place, (role, key) in enumerate(inputs.roles)
-    )
+    reused = [RoleStep(role, "reuse", key) for role, key in inputs.roles[:count]]
+    roles = (*reused, *_running(inputs.roles[count:], reasons))
     resume_from = roles[count - 1].key if count else None
     action: Action = "resume" if count else "build"
     verify = True
     return Step(inputs.stage, action, inputs.key, reasons, roles, verify, resume_from)
+
+
+def _running(roles: Sequence[tuple[str, str]], reasons: tuple[Reason, ...]) -> Iterator[RoleStep]:
+    """Say of each role why it runs: for itself, for its whole stage, or for a role before it."""
+    whole = tuple(reason for reason in reasons if reason.role is None)
+    earlier: tuple[Reason, ...] = ()
+    for role, key in roles:
+        own = tuple(reason for reason in reasons if reason.role == role)
+        why = own or whole or earlier or (Reason("checkpoint-missing", role),)
+        yield RoleStep(role, "run", key, why)
+        if own and not earlier:
+            earlier = (Reason("earlier-role", role),)
 
 
 # --- what differs ---------------------------------------------------------------------------------
@@ -211,9 +236,7 @@ def _differences(inputs: StageInputs, last: Documents | None, parent: Step | Non
         *_role_differences(_roles(last), _roles(inputs.documents), inputs.stage),
         *_stage_differences(_one(last, "stage"), _one(inputs.documents, "stage"), inputs, parent),
     ]
-    # A file of a role that several depend on is one reason.
-    told = list({_text(reason.to_json()): reason for reason in found}.values())
-    return told or [Reason("tool", "form of the inputs")]
+    return found or [Reason("tool", "form of the inputs")]
 
 
 def _source_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Reason]:
@@ -253,10 +276,13 @@ def _role_differences(
 ) -> Iterator[Reason]:
     for name in after:
         if name in before:
-            yield from _file_differences(before[name], after[name])
-            yield from _variable_differences(before[name], after[name])
+            found = (
+                *_file_differences(before[name], after[name]),
+                *_variable_differences(before[name], after[name]),
+            )
+            yield from (replace(reason, role=after[name]["role"]) for reason in found)
         else:
-            yield Reason("role-added", name)
+            yield Reason("role-added", name, role=after[name]["role"])
     yield from (Reason("role-removed", name) for name in before if name not in after)
     old, new = [n for n in before if n in after], [n for n in after if n in before]
     if old != new:
@@ -376,4 +402,6 @@ _SENTENCES: Final[dict[str, Callable[[Reason], str]]] = {
     "role-added": lambda reason: f"role {reason.what} added",
     "role-removed": lambda reason: f"role {reason.what} removed",
     "role-order": lambda _: "roles in another order",
+    "earlier-role": lambda reason: f"{reason.what} runs before it",
+    "checkpoint-missing": lambda _: "it did not end well, or its checkpoint is gone",
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -118,6 +119,47 @@ def failure(
     how = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
     message = f"{name} {how}" + (f"\n{tail}" if tail else "")
     return CommandError(message, status=status, output=output, log=log)
+
+
+@contextlib.contextmanager
+def held(argv: Sequence[str | Path], *, said: str, patience: float) -> Iterator[None]:
+    """Run the block while a program waits: after it said the line ``said``, until it hears one.
+
+    Raises :class:`CommandError` when the line does not come in ``patience`` seconds, and after the
+    block when the program does not end well.
+    """
+    popen = subprocess.Popen(
+        _mortal(argv),
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        first = b""
+        if popen.stdout and select.select([popen.stdout.fileno()], [], [], patience)[0]:
+            first = popen.stdout.readline()
+        if first.decode().strip() != said:
+            popen.kill()
+            raise _ended(argv, popen, patience)
+        yield
+        _, errors = popen.communicate(b"\n", timeout=patience)
+        if popen.returncode:
+            raise failure(argv, popen.returncode, errors.decode(errors="replace"))
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"{argv[0]} did not end within {patience:g} s") from error
+    finally:
+        popen.kill()
+        popen.communicate()
+
+
+def _ended(
+    argv: Sequence[str | Path], popen: subprocess.Popen[bytes], patience: float
+) -> Exception:
+    _, errors = popen.communicate()
+    told = errors.decode(errors="replace") or f"it said nothing for {patience:g} s"
+    return failure(argv, popen.returncode, told)
 
 
 def attach(argv: Sequence[str | Path]) -> int:

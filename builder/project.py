@@ -27,7 +27,7 @@ from builder.store import DISK, Store
 from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from builder.engines import Engine
     from builder.pipeline import Pipeline, Stage
@@ -127,6 +127,7 @@ class Project:
             present=present,
             last=last,
             verdicts=set(self._judged(lineage, keys)),
+            checkpoints=set(self._checkpoints(inputs, present)),
             force={name} if force else frozenset(),
         )
         self.cache.save()
@@ -136,6 +137,12 @@ class Project:
         """Return the images that are there, by key; each is looked for once."""
         self._images |= {key: image for key in keys if (image := self.store.find(key))}
         return self._images
+
+    def _checkpoints(self, inputs: Iterable[StageInputs], present: Container[str]) -> Iterator[str]:
+        """Yield the keys of the checkpoints that a stage without an image can go on from."""
+        for stage in inputs:
+            if stage.key not in present:
+                yield from (key for _, key in stage.roles if self.store.checkpoint(key))
 
     def image(self, name: str) -> Image:
         """Return the image of a stage as its files are now; raise when it is not built."""

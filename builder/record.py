@@ -42,7 +42,10 @@ class BuildRecord:
     """How an image came to be.
 
     ``documents`` are the stage's inputs, readable; the digest of the last is ``key``. ``parent``
-    is the key of the image it stands on, None for the root. ``created`` is a UTC time in ISO 8601.
+    is the key of the parent stage's image, None for the root. ``created`` is a UTC time in ISO
+    8601. ``role`` is set in a checkpoint: the role that was the last. ``checkpoint`` is the key of
+    the checkpoint whose disk this one stands on; None where it stands on the parent's.
+    ``resumed_after`` is the role that the build went on from, None where it began with the first.
     """
 
     key: str
@@ -57,6 +60,9 @@ class BuildRecord:
     roles: tuple[StepRecord, ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
     network: Any = None
+    role: str | None = None
+    checkpoint: str | None = None
+    resumed_after: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON document."""

@@ -158,8 +158,11 @@ def plan_lines(plan: Plan, since: Mapping[str, str], *, verbose: bool) -> Iterab
         why = explain(step, since=since.get(step.stage))
         yield f"{step.stage:<12}{short(step.key)}  {why}"
         if verbose:
-            yield from (f"{'':<26}{reason}" for reason in step.reasons)
-            yield from (f"{'':<26}{role.action:<6}{role.role}" for role in step.roles)
+            whole = [reason for reason in step.reasons if reason.role is None]
+            yield from (f"{'':<26}{reason}" for reason in whole)
+            for role in step.roles:
+                told = dict.fromkeys(str(reason) for reason in role.reasons)
+                yield f"{'':<26}{role.action:<6}{role.role:<24}{', '.join(told)}".rstrip()
 
 
 def record_lines(image: Image, verdict: Verdict | None) -> Iterable[str]:

@@ -57,6 +57,16 @@ class Link:
             ["ssh", *self.options, _address(self.endpoint), command], stdin=source
         ).stdout
 
+    @contextlib.contextmanager
+    def holding_python(
+        self, source: str, *arguments: str, said: str, patience: float
+    ) -> Iterator[None]:
+        """Run the block while a Python program in the guest waits; see :func:`process.held`."""
+        command = shlex.join([_GUEST_PYTHON, "-c", source, *arguments])
+        argv = ["ssh", *self.options, _address(self.endpoint), command]
+        with process.held(argv, said=said, patience=patience):
+            yield
+
 
 def options(endpoint: Endpoint) -> list[str]:
     """Return the options to reach a guest: its key alone, and nothing of this user's own set-up."""

@@ -12,10 +12,12 @@ import os
 import shutil
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__, digest, disks, events, guest
+from builder.checkpoints import Layers
 from builder.engines import Forward, Machine
 from builder.engines.keys import make_keys
 from builder.packing import run_packer
@@ -25,7 +27,6 @@ from builder.store import DISK, Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from builder import caches
     from builder.inputs import StageInputs
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
     from builder.plan import Step
     from builder.project import Project
     from builder.report import Reporter
+    from builder.store import Store
 
+_EVENTS = "events.jsonl"
+# Reads look through every layer until one has the bytes. Longer chains of one stage are merged when
+# it is done; see bench/README.md for what a layer costs.
+_MOST_LAYERS = 16
 # Where a guest finds the caches; the ports are those their programs are known by.
 GUEST_PORTS = {"apt": 3142, "pypi": 3141}
 
@@ -57,54 +63,139 @@ class Workplace:
     """By stage: the copy of its inputs that it is built from."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a stage's disk begins as: its parent's image, or a checkpoint of its own.
+
+    ``index`` is the number of the first role that runs; ``keys`` names, by the number of their
+    roles, the checkpoints to be made: those that no earlier run left.
+    """
+
+    disk: Image
+    index: int
+    keys: Mapping[int, str]
+
+    @property
+    def resumed(self) -> Image | None:
+        """The checkpoint; None where the stage begins with its first role."""
+        return self.disk if self.disk.record.role else None
+
+
 def build_stage(
     step: Step, inputs: StageInputs, parent: Image, lock: int, place: Workplace
 ) -> Image:
     """Build one stage in a staging folder and commit it."""
+    store = place.project.store
+    with contextlib.ExitStack() as stack:
+        locks = [lock, *_lock_roles(stack, inputs, place)]
+        start = _start(step, inputs, parent, store)
+        if start.resumed:
+            place.reporter.note(f"going on after {start.resumed.record.role}")
+        staged = stack.enter_context(store.staging())
+        return _build(step, inputs, parent, start, staged, locks, place)
+
+
+def _build(
+    step: Step,
+    inputs: StageInputs,
+    parent: Image,
+    start: Start,
+    staged: Path,
+    locks: Sequence[int],
+    place: Workplace,
+) -> Image:
     project, started = place.project, time.monotonic()
     logs = log_folder(project, step.stage, step.key)
-    with project.store.staging() as staged:
-        work = staged / "work"
-        work.mkdir()
-        try:
-            result = _provision(step, parent, staged, (lock,), logs, place)
-        except BaseException:
-            if place.options.keep_failed:
-                _keep_failed(project, step.stage, staged / DISK, parent, place.reporter)
-            raise
-        shutil.rmtree(work)
-        disks.check(staged / DISK)
-        shutil.copytree(logs, staged / "logs")
-        record = BuildRecord(
-            key=step.key,
-            variant=project.pipeline.variant,
-            stage=step.stage,
-            created=utc_now(),
-            seconds=round(time.monotonic() - started, 1),
-            documents=inputs.documents,
-            parent=parent.key,
-            disk=disk_record(staged / DISK),
-            packages=_packages(result),
-            roles=tuple(
-                StepRecord(role["role"], round(role["seconds"], 2), role["changed"], role["tasks"])
-                for role in result.roles
-            ),
-            tools={**_stage_document(inputs)["tools"], "engine": project.engine.name,
-                   "strategy": result.strategy, "vaultbuild": __version__},
-            network=project.pipeline.stage(step.stage).network,
-        )  # fmt: skip
-        return project.store.commit(staged, record, replace=True)
+    work = staged / "work"
+    work.mkdir()
+    try:
+        result = _provision(step, inputs, parent, start, staged, locks, logs, place)
+    except BaseException:
+        if place.options.keep_failed:
+            _keep_failed(project, step.stage, work / "result.json", place.reporter)
+        raise
+    shutil.rmtree(work)
+    checkpoint = _settle(staged, result, start, parent)
+    shutil.copytree(logs, staged / "logs")
+    resumed = start.resumed.record if start.resumed else None
+    record = BuildRecord(
+        key=step.key,
+        variant=project.pipeline.variant,
+        stage=step.stage,
+        created=utc_now(),
+        seconds=round(time.monotonic() - started, 1),
+        documents=inputs.documents,
+        parent=parent.key,
+        disk=disk_record(staged / DISK),
+        packages=_packages(result),
+        roles=(*(resumed.roles if resumed else ()), *map(_step_record, result.roles)),
+        tools={**_stage_document(inputs)["tools"], "engine": project.engine.name,
+               "strategy": result.strategy, "vaultbuild": __version__},
+        network=project.pipeline.stage(step.stage).network,
+        checkpoint=checkpoint,
+        resumed_after=resumed.role if resumed else None,
+    )  # fmt: skip
+    return project.store.commit(staged, record, replace=True)
+
+
+def _lock_roles(
+    stack: contextlib.ExitStack, inputs: StageInputs, place: Workplace
+) -> Iterator[int]:
+    """Hold the right to make each checkpoint that is not there: another run may want the same.
+
+    In the order of the chain, so that no two runs wait for each other.
+    """
+    store = place.project.store
+    for _, key in inputs.roles[:-1]:
+        if store.checkpoint(key) is None:
+            yield stack.enter_context(
+                store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}"))
+            )
+
+
+def _start(step: Step, inputs: StageInputs, parent: Image, store: Store) -> Start:
+    """Find the longest unbroken run of checkpoints; read all its bytes before they are used."""
+    present = [store.checkpoint(key) is not None for _, key in inputs.roles]
+    missing = {index: key for index, (_, key) in enumerate(inputs.roles) if not present[index]}
+    # After the last role comes the image itself.
+    keys = {index: key for index, key in missing.items() if index < len(inputs.roles) - 1}
+    forced = any(reason.kind == "forced" for reason in step.reasons)
+    first = 0 if forced else next((i for i, there in enumerate(present) if not there), len(present))
+    if not first:
+        return Start(parent, 0, keys)
+    return Start(store.verified_checkpoint(inputs.roles[first - 1][1]), first, keys)
+
+
+def _settle(staged: Path, result: guest.Result, start: Start, parent: Image) -> str | None:
+    """Leave the finished disk alone in its folder; return the checkpoint that it stands on."""
+    disk = staged / DISK
+    if result.top and Path(result.top) != disk:
+        Path(result.top).replace(disk)
+    for layer in staged.glob("*.qcow2"):
+        if layer != disk:
+            layer.unlink()
+    checkpoint = result.checkpoint
+    if checkpoint == (start.resumed.key if start.resumed else None):
+        # A project's own template may have named it by a path that only holds here.
+        disks.name_backing(disk, start.disk.backing)
+    if disks.depth(disk, below=parent.disk) > _MOST_LAYERS:
+        disks.merge(disk, parent.backing)
+        checkpoint = None
+    disks.check(disk)
+    return checkpoint
 
 
 def _provision(
     step: Step,
+    inputs: StageInputs,
     parent: Image,
+    start: Start,
     staged: Path,
     locks: Sequence[int],
     logs: Path,
     place: Workplace,
 ) -> guest.Result:
-    """Run Packer on a new overlay of the parent; return what its callback did."""
+    """Run Packer on a new overlay of what the stage begins as; return what its callback did."""
     project, work = place.project, staged / "work"
     stage = project.pipeline.stage(step.stage)
     machine = Machine(
@@ -117,13 +208,28 @@ def _provision(
         forwards=_forwards(place.endpoints),
         locks=locks,
     )
-    job = _job(stage, machine, place)
-    guest.write_job(work / "job.json", job)
     with (
-        _followed(job.events, place.reporter),
-        project.engine.serve(machine, f"../{parent.key}/{DISK}") as served,
+        _followed(logs / _EVENTS, place.reporter),
+        project.engine.serve(machine, start.disk.backing) as served,
     ):
-        return run_packer(project, stage, job, machine, served)
+        layers = Layers(
+            engine=project.engine.name,
+            monitor=served.monitor,
+            disk=machine.disk,
+            started=served.disk,
+            store=project.store.root,
+            variant=project.pipeline.variant,
+            stage=step.stage,
+            parent=parent.key,
+            backing=start.disk.backing,
+            resumed_from=start.resumed.key if start.resumed else None,
+            roles=start.resumed.record.roles if start.resumed else (),
+            keys=start.keys,
+            documents=dict(enumerate(inputs.role_documents)),
+        )
+        job = replace(_job(stage, machine, place), first_role=start.index, layers=layers)
+        guest.write_job(work / "job.json", job)
+        return run_packer(project, stage, job, machine, served.circumstance)
 
 
 def _job(stage: Stage, machine: Machine, place: Workplace) -> guest.Job:
@@ -133,7 +239,7 @@ def _job(stage: Stage, machine: Machine, place: Workplace) -> guest.Job:
         snapshot=folder,
         private_key=machine.keys.private,
         logs=machine.logs,
-        events=machine.logs / "events.jsonl",
+        events=machine.logs / _EVENTS,
         result=machine.work / "result.json",
         roles=tuple(
             Use(
@@ -143,6 +249,7 @@ def _job(stage: Stage, machine: Machine, place: Workplace) -> guest.Job:
             for use in stage.roles
         ),
         caches=_guest_caches(place),
+        keep_failed=place.options.keep_failed,
     )
 
 
@@ -175,17 +282,22 @@ def _followed(path: Path, reporter: Reporter) -> Iterator[None]:
         follower.join()
 
 
-def _keep_failed(
-    project: Project, stage: str, disk: Path, parent: Image, reporter: Reporter
-) -> None:
+def _keep_failed(project: Project, stage: str, account: Path, reporter: Reporter) -> None:
     """Keep the disk of a stage that failed, for ``vaultbuild shell``."""
-    if not disk.exists():
+    result = guest.read_result(account)
+    if result is None or result.failed is None:
+        reporter.note("there is no disk to keep: the guest failed before or beside its roles")
         return
     folder = project.var / "failed" / f"{project.pipeline.variant}-{stage}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    disks.rebase(disk, f"../../images/{parent.key}/{DISK}", moved_to=folder / DISK)
+    # As deep as a staging folder: the disk finds what it stands on.
+    Path(result.failed).rename(folder / DISK)
     reporter.note(f"kept the failed disk; look inside with: vaultbuild shell {stage} --failed")
+
+
+def _step_record(role: Mapping[str, Any]) -> StepRecord:
+    return StepRecord(role["role"], round(role["seconds"], 2), role["changed"], role["tasks"])
 
 
 def _packages(result: guest.Result) -> dict[str, dict[str, str]]:

@@ -58,6 +58,8 @@ class Circumstance:
     cpus: int = 2
     memory_mib: int = 2048
     parent_disk: Path | None = None
+    backing: str | None = None
+    """The parent as the overlay names it: relative, so that the store can be moved."""
     disk_bytes: int | None = None
     """Virtual size of the disk: without it, Packer makes every overlay 40 GiB large."""
     output_folder: Path | None = None
@@ -89,6 +91,7 @@ NEUTRAL: Final = Circumstance(
     callback=(str(NOWHERE / "callback"),),
     ssh_port=22,
     parent_disk=NOWHERE / "parent.qcow2",
+    backing=str(NOWHERE / "parent.qcow2"),
     disk_bytes=1 << 30,
     output_folder=NOWHERE / "output",
     console_log=NOWHERE / "console.log",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CONSOLE = "console.log"
 """The file, in a run's logs, that has the guest's console."""
+MONITOR = "qmp"
+"""The socket, in a run's folder of sockets, where QEMU takes commands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,20 @@ class Machine:
         return self.logs / CONSOLE
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A disk in the hands of ``packer build``.
+
+    ``circumstance`` are fields of :class:`builder.template.Circumstance`; ``monitor`` is the socket
+    where QEMU takes commands about the disk; ``disk`` is the file that the guest writes to at
+    first, which is ``machine.disk`` or a name that Packer gave it.
+    """
+
+    circumstance: Mapping[str, Any]
+    monitor: Path
+    disk: Path
+
+
 class Engine(Protocol):
     """One way to run a disk."""
 
@@ -75,11 +91,10 @@ class Engine(Protocol):
     guest_host: str
     """Where the guest finds the caches."""
 
-    def serve(self, machine: Machine, parent: str) -> AbstractContextManager[Mapping[str, Any]]:
-        """Let ``packer build`` run a new overlay of ``parent``; ``machine.disk`` is the result.
+    def serve(self, machine: Machine, parent: str) -> AbstractContextManager[Served]:
+        """Let ``packer build`` run a new overlay of ``parent``, which becomes ``machine.disk``.
 
-        ``parent`` is relative to the disk's folder. Yields what the template must know: fields of
-        :class:`builder.template.Circumstance`.
+        ``parent`` is relative to the disk's folder, or to any that lies as deep in the store.
         """
         ...
 

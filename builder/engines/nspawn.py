@@ -16,17 +16,17 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from builder import disks, process
-from builder.engines import Endpoint, Forward, Machine
+from builder.engines import MONITOR, Endpoint, Forward, Machine, Served
 from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
 from builder.ports import free as free_port
 from builder.scratch import scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 _BOOT_SECONDS = 90
 _STOP_SECONDS = 60
@@ -39,18 +39,23 @@ class NspawnEngine:
     guest_host = "127.0.0.1"
 
     @contextlib.contextmanager
-    def serve(self, machine: Machine, parent: str) -> Iterator[Mapping[str, Any]]:
+    def serve(self, machine: Machine, parent: str) -> Iterator[Served]:
         """Boot a new overlay; Packer's null builder connects to it."""
         disks.make_overlay(parent, machine.disk)
-        with self.boot(machine) as endpoint:
-            yield {"ssh_host": endpoint.host, "ssh_port": endpoint.port}
+        with scratch() as sockets, self._boot(machine, sockets) as endpoint:
+            circumstance = {"ssh_host": endpoint.host, "ssh_port": endpoint.port}
+            yield Served(circumstance, sockets / MONITOR, machine.disk)
 
     @contextlib.contextmanager
     def boot(self, machine: Machine) -> Iterator[Endpoint]:
         """Boot the disk in a container; see :class:`builder.engines.Engine`."""
+        with scratch() as sockets, self._boot(machine, sockets) as endpoint:
+            yield endpoint
+
+    @contextlib.contextmanager
+    def _boot(self, machine: Machine, sockets: Path) -> Iterator[Endpoint]:
         _require_root()
         with contextlib.ExitStack() as stack:
-            sockets = stack.enter_context(scratch())
             for forward in machine.forwards:
                 stack.enter_context(_to_host(sockets / forward.name, forward, machine))
             supervisor = stack.enter_context(process.session(_supervise(machine, sockets)))

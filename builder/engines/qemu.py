@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from builder import disks, process
-from builder.engines import Endpoint, Forward, Machine
+from builder.engines import MONITOR, Endpoint, Forward, Machine, Served
 from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
 from builder.ports import free as free_port
@@ -22,7 +22,7 @@ from builder.scratch import scratch
 from builder.vm_options import credential, user_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
 GUEST_HOST = "10.0.2.100"
 # Emulation boots a Debian cloud kernel in 60 to 70 s on a busy two-core host; KVM in 5.
@@ -44,26 +44,27 @@ class QemuEngine:
         self.accelerator = accelerator
 
     @contextlib.contextmanager
-    def serve(self, machine: Machine, parent: str) -> Iterator[Mapping[str, Any]]:
+    def serve(self, machine: Machine, parent: str) -> Iterator[Served]:
         """Let Packer's qemu builder make the overlay and run the VM."""
-        output = machine.work / "packer"
+        # Beside the disk's folder: what the overlay stands on has the same name in both.
+        output = machine.disk.parent.with_name(f"{machine.disk.parent.name}-packer")
         above = (machine.disk.parent / parent).resolve()
-        with scratch() as sockets:
-            yield {
+        with scratch() as sockets, _removed(output):
+            circumstance = {
                 "accelerator": self.accelerator,
                 "ssh_timeout": f"{_BOOT_SECONDS[self.accelerator]}s",
                 "parent_disk": above,
+                "backing": parent,
                 # Packer makes an overlay 40 GiB large unless it is told otherwise.
                 "disk_bytes": disks.info(above).virtual_bytes,
                 "output_folder": output,
-                "qmp_socket": sockets / "qmp",
+                "qmp_socket": sockets / MONITOR,
                 "guest_host": GUEST_HOST,
                 "forwards": {forward.guest_port: forward.port for forward in machine.forwards},
                 "relay": process.require("socat"),
             }
-        # Packer names the parent by its absolute path; the store may be moved, so ours is relative.
-        if (made := output / "disk.qcow2").exists():
-            disks.rebase(made, parent, moved_to=machine.disk)
+            made = output / "disk.qcow2"
+            yield Served(circumstance, sockets / MONITOR, made)
 
     @contextlib.contextmanager
     def boot(self, machine: Machine) -> Iterator[Endpoint]:
@@ -93,6 +94,14 @@ class QemuEngine:
             "-smbios", credential(machine.keys.public),
             *_firmware(machine),
         ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _removed(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def acceleration(accelerator: str) -> list[str]:

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import process
+from builder.engines import MONITOR
 from builder.engines.cgroup import own_group
 from builder.errors import CommandError, VaultbuildError
+from builder.monitor import DISK_NODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,13 +99,14 @@ class _Stop:
 @contextlib.contextmanager
 def exported(spec: Spec, log: Path) -> Iterator[Path]:
     """Show a QCOW2 as a raw file, by the storage daemon and FUSE."""
-    raw, control = spec.work / "disk.raw", spec.sockets / "qmp"
+    raw, control = spec.work / "disk.raw", spec.sockets / MONITOR
     raw.touch()
     argv = [
         "qemu-storage-daemon",
         "--blockdev", f"driver=file,node-name=file,filename={spec.disk},discard=unmap,aio=threads",
-        "--blockdev", "driver=qcow2,node-name=disk,file=file,discard=unmap,detect-zeroes=unmap",
-        "--export", f"type=fuse,id=raw,node-name=disk,mountpoint={raw},writable=on",
+        "--blockdev",
+        f"driver=qcow2,node-name={DISK_NODE},file=file,discard=unmap,detect-zeroes=unmap",
+        "--export", f"type=fuse,id=raw,node-name={DISK_NODE},mountpoint={raw},writable=on",
         "--chardev", f"socket,id=qmp,path={control},server=on,wait=off",
         "--monitor", "chardev=qmp",
     ]  # fmt: skip

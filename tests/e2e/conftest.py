@@ -213,7 +213,8 @@ def duplicate(built: Vaultbuild, project: Path) -> Vaultbuild:
     )
     for name in ("index", "latest", "verdicts"):
         shutil.copytree(old / name, new / name)
-    shutil.copytree(old / "images", new / "images", copy_function=os.link)
+    for name in ("images", "checkpoints"):
+        shutil.copytree(old / name, new / name, copy_function=os.link)
     found = built("cache", "status", "--json").json["caches"]
     caches = {cache["name"]: {"url": cache["url"]} for cache in found}
     with (project / "stages/pipeline.yml").open("a") as file:

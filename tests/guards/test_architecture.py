@@ -11,10 +11,11 @@ LAYERS = """
     errors suggest events checks in_guest record scratch vm_options
     process files yamlfile schema hcl outcome ports
     digest memo
-    config template store disks caches
+    config template store disks caches monitor
     settings packer engines
     resolve ssh kvm
     pipeline provision
+    checkpoints
     inputs sources guest verify doctor
     plan clones
     report

@@ -79,16 +79,47 @@ def test_an_overlay_needs_its_parent(tmp_path):
         disks.make_overlay("nowhere.qcow2", tmp_path / "disk.qcow2")
 
 
-def test_an_overlay_that_moves_finds_its_parent(base, tmp_path):
-    overlay = tmp_path / "disk.qcow2"
+def test_an_overlay_may_call_its_parent_by_another_name(base, tmp_path):
+    overlay = tmp_path / "overlay.qcow2"
     disks.make_overlay(base, overlay)
     write(overlay, "z", 0, MIB)
-    folder = tmp_path / "deep/er"
-    folder.mkdir(parents=True)
-    disks.rebase(overlay, "../../base/disk.qcow2", moved_to=folder / "disk.qcow2")
-    assert not overlay.exists()
-    assert disks.info(folder / "disk.qcow2").backing == "../../base/disk.qcow2"
-    assert read(folder / "disk.qcow2", tmp_path)[: MIB + 1] == b"z" * MIB + b"b"
+    disks.name_backing(overlay, "base/disk.qcow2")
+    assert disks.info(overlay).backing == "base/disk.qcow2"
+    assert read(overlay, tmp_path)[: MIB + 1] == b"z" * MIB + b"b"
+
+
+@pytest.fixture
+def chain(base, tmp_path):
+    """Three layers on ``base``, each with a mebibyte of its own."""
+    below = base
+    for number, letter in enumerate("xyz"):
+        layer = tmp_path / f"layer-{number}.qcow2"
+        disks.make_overlay(below, layer)
+        write(layer, letter, number * MIB, MIB)
+        below = layer
+    return below
+
+
+def test_a_disk_knows_how_deep_it_is(chain, base):
+    assert disks.depth(chain, below=base) == 3
+    assert disks.depth(chain, below=chain) == 0
+
+
+def test_merged_layers_have_the_same_content_and_need_only_the_parent(chain, base, tmp_path):
+    before = read(chain, tmp_path)
+    disks.merge(chain, str(base))
+    for below in ("layer-0.qcow2", "layer-1.qcow2"):
+        (tmp_path / below).unlink()
+    assert disks.depth(chain, below=base) == 1
+    assert read(chain, tmp_path) == before
+    assert before.startswith(b"x" * MIB + b"y" * MIB + b"z" * MIB)
+
+
+def test_a_layer_may_be_made_before_what_it_stands_on(base, tmp_path):
+    layer = tmp_path / "layer.qcow2"
+    disks.make_layer("elsewhere/disk.qcow2", layer, size=4 * MIB)
+    assert disks.info(layer).virtual_bytes == 4 * MIB
+    assert disks.info(layer).backing == "elsewhere/disk.qcow2"
 
 
 def test_a_sound_disk_passes(base):

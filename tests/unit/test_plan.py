@@ -318,7 +318,10 @@ def test_a_file_that_several_roles_need_is_told_once() -> None:
         return [stage("final"), role("one", files), role("two", files)]
 
     found = plan(chain(BASE, final("file:bb")), built=chain(BASE, final("file:aa")))
-    assert len(reasons(found, "final")) == 1
+    (step,) = [each for each in found.steps if each.stage == "final"]
+    assert [reason.role for reason in step.reasons] == ["one", "two"], "each has its reason"
+    assert explain(step).count("tasks/main.yml changed") == 1
+    assert "more" not in explain(step)
 
 
 def test_documents_of_another_form_are_still_a_reason() -> None:
@@ -365,6 +368,12 @@ def test_the_form_of_the_json() -> None:
     final = replaced(FINAL, 1, variables={"tuning_hugepages": 8})
     lineage = chain(BASE, final)
     document = plan(lineage, verdicts={lineage[0].key}).to_json()
+    hugepages = {
+        "kind": "variable", "what": "tuning_hugepages", "before": 0, "after": 8, "role": "tuning",
+    }  # fmt: skip
+    parent = {
+        "kind": "parent", "what": "base", "before": BUILT[1].key, "after": lineage[0].key,
+    }  # fmt: skip
     assert document == {
         "schema": 1,
         "variant": VARIANT,
