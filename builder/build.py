@@ -113,15 +113,13 @@ def check(
     """
     stage = image.record.stage
     checks = project.checks(stage, whole=whole)
-    known = project.verdict(image.key, checks)
+    known = project.verdict(image, checks)
     if known and known.passed and not again:
         reporter.checked(stage, known, known=True)
         return known
     reporter.doing(f"checking {stage}")
     logs = log_folder(project, stage, image.key, "checks")
-    verdict = verify(
-        image.disk, checks, engine or project.engine, image=image.key, logs=logs, junit=junit
-    )
+    verdict = verify(image, checks, engine or project.engine, logs=logs, junit=junit)
     path = verdict_path(project.var, image.key, verdict.checks, verdict.engine)
     files.write_json(path, verdict.to_json())
     reporter.checked(stage, verdict, known=False)
@@ -140,19 +138,34 @@ def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplac
     ) as lock:
         if not forced and (image := store.find(step.key)):
             return image
+        store.clear(step.key)
         started = time.monotonic()
-        below = store.verified(parent.key) if parent else _source(inputs, place)
-        image = build_stage(step, inputs, below, lock, place)
+        source = None if parent else _source(inputs, place)
+        with _below(parent or source, place) as (below, held):
+            image = build_stage(step, inputs, below, (lock, held), place)
     place.reporter.stage_finished(step, time.monotonic() - started)
     return image
+
+
+@contextlib.contextmanager
+def _below(image: Image | None, place: Workplace) -> Iterator[tuple[Image, int]]:
+    """Hold what a stage is built on, so that nobody replaces it; yield it, every byte verified."""
+    assert image is not None, "a stage has a parent or a source"  # noqa: S101
+    store = place.project.store
+    waiting = place.reporter.note
+    with store.locked(
+        image.key, waiting=lambda who: waiting(f"waiting for {who}"), shared=True
+    ) as lock:
+        yield store.verified(image.key), lock
 
 
 def _source(inputs: StageInputs, place: Workplace) -> Image:
     """Return the disk that the root stage starts from, making it when the store has none."""
     store, key = place.project.store, inputs.keys[0]
     with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")):
-        if store.find(key):
-            return store.verified(key)
+        if found := store.find(key):
+            return found
+        store.clear(key)
         pipeline = place.project.pipeline
         place.reporter.doing(f"making the root disk from {pipeline.source.kind}")
         started = time.monotonic()

@@ -39,7 +39,8 @@ class Layers:
 
     ``disk`` is the layer that the guest writes to at first, ``started`` the same file under the
     name that Packer gave it; ``store`` is the folder of the store. ``keys`` names, by the number of
-    its role, each checkpoint that is to be made. ``backing`` is what ``disk`` must stand on.
+    its role, each checkpoint that is to be made. ``backing`` names what ``disk`` must
+    stand on, which holds ``below_sha256``.
     """
 
     engine: str
@@ -51,6 +52,7 @@ class Layers:
     stage: str
     parent: str
     backing: str
+    below_sha256: str
     resumed_from: str | None
     roles: tuple[StepRecord, ...]
     keys: Mapping[int, str]
@@ -98,6 +100,7 @@ class Checkpoints:
         self._node: str | None = None
         self._roles = list(layers.roles)
         self._below = layers.resumed_from
+        self._below_sha256 = layers.below_sha256
         self.top = layers.disk
 
     @property
@@ -150,6 +153,7 @@ class Checkpoints:
             tools={"vaultbuild": __version__},
             role=step.role,
             checkpoint=self._below,
+            below_sha256=self._below_sha256,
         )
         with self._store.staging() as staged:
             os.link(disk, staged / DISK)
@@ -157,7 +161,7 @@ class Checkpoints:
         if kept.record.disk != record.disk:
             # The layer on top stands on what was to be there.
             raise StoreError(f"another run made {place_of(record)} at the same time")
-        self._below = key
+        self._below, self._below_sha256 = key, sha256
         disk.unlink()
 
 

@@ -386,7 +386,7 @@ def show(
 
     project = settings.project(variant, engine)
     image = project.image(project.target(stage))
-    verdict = project.verdict(image.key, project.checks(image.record.stage, whole=True))
+    verdict = project.verdict(image, project.checks(image.record.stage, whole=True))
     if as_json:
         known = verdict.to_json() if verdict else None
         report.emit_json({**image.record.to_json(), "path": str(image.disk), "verdict": known})

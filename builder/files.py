@@ -7,6 +7,7 @@ may commit the rename before the data. So data, folder and parent folder are syn
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -76,8 +77,8 @@ def commit(staged: Path, place: Path) -> bool:
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         staged.rename(place)
-    except OSError:
-        if place.is_dir():
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
             return False
         raise
     sync(place.parent)
@@ -85,21 +86,26 @@ def commit(staged: Path, place: Path) -> bool:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, waiting: Callable[[str], None] | None = None) -> Iterator[int]:
-    """Hold an exclusive lock; yield its descriptor, to be kept open by programs that need it too.
+def lock(
+    path: Path, *, waiting: Callable[[str], None] | None = None, shared: bool = False
+) -> Iterator[int]:
+    """Hold a lock; yield its descriptor, to be kept open by programs that need it too.
+
+    ``shared`` keeps out only those who want it for themselves.
 
     ``waiting`` is called once, with what the holder wrote about itself, before waiting for it. The
     file is never removed: removing a lock file lets two holders in.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if waiting:
                 waiting(os.pread(descriptor, 4096, 0).decode(errors="replace").strip())
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, kind)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()}\n".encode(), 0)
         yield descriptor

@@ -173,24 +173,28 @@ class Project:
         chosen = lineage if whole else lineage[-1:]
         return checks_of(chosen, self.cache, self.pipeline.variables_of(name))
 
-    def verdict(self, key: str, checks: CheckSet) -> Verdict | None:
-        """Return what the checks said about an image, when they were asked before."""
-        return read_verdict(verdict_path(self.var, key, checks.digest(), self.engine.name))
+    def verdict(self, image: Image, checks: CheckSet) -> Verdict | None:
+        """Return what the checks said about an image, when they were asked before.
+
+        About these very bytes: an image that was built again has the same key.
+        """
+        found = read_verdict(verdict_path(self.var, image.key, checks.digest(), self.engine.name))
+        return found if found and found.disk == image.record.disk.sha256 else None
 
     def _judged(self, lineage: tuple[Stage, ...], keys: dict[str, str]) -> Iterator[str]:
         """Yield the keys of the images that passed the checks as they are now."""
         for stage in lineage:
-            key, last = keys[stage.name], stage is lineage[-1]
+            image, last = self._images.get(keys[stage.name]), stage is lineage[-1]
             choices = (True,) if last else (True, False)
             sets = (self.checks(stage.name, whole=whole) for whole in choices)
-            if any(self._passed(key, checks, last=last) for checks in sets):
-                yield key
+            if image and any(self._passed(image, checks, last=last) for checks in sets):
+                yield image.key
 
-    def _passed(self, key: str, checks: CheckSet, *, last: bool) -> bool:
+    def _passed(self, image: Image, checks: CheckSet, *, last: bool) -> bool:
         if not checks.folders:
             # A stage on the way may have none of its own; the stage that was asked for may not.
             return not last
-        verdict = self.verdict(key, checks)
+        verdict = self.verdict(image, checks)
         return verdict is not None and verdict.passed
 
     def seeded(self, stage: Stage) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import __version__, digest, disks, files
 from builder.clones import boot_clones, clone_results
+from builder.digest import file_signature
 from builder.errors import CheckError, StoreError
 from builder.verify import Verdict, require_passed
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.clones import Clone
+    from builder.digest import Facts
     from builder.engines.qemu import QemuEngine
     from builder.pipeline import Pipeline
     from builder.project import Project
@@ -52,19 +54,30 @@ def release_name(pipeline: Pipeline, key: str) -> str:
     return f"{pipeline.name}-{pipeline.variant}-{pipeline.version}-{key[:8]}"
 
 
-def find_release(pipeline: Pipeline, key: str, output: Path) -> Release | None:
-    """Return the release of the image ``key``; raise when something else stands in its place."""
-    folder = output / release_name(pipeline, key)
+def find_release(
+    pipeline: Pipeline, image: Image, output: Path, compression: str, facts: Facts
+) -> Release | None:
+    """Return the release of ``image``; raise when something else stands in its place.
+
+    Its file is read once, which ``facts`` remember, and again when it looks changed.
+    """
+    folder = output / release_name(pipeline, image.key)
     if not folder.exists():
         return None
     try:
         manifest = json.loads((folder / _MANIFEST).read_text())
-        whole = (folder / manifest["image"]["file"]).stat().st_size == manifest["image"]["bytes"]
-        ours = manifest["lineage"][-1]["key"] == key
+        made = {**manifest["lineage"][-1], "compression": manifest["image"]["compression"]}
+        file, sha256 = folder / manifest["image"]["file"], manifest["image"]["sha256"]
+        found = facts.remember(
+            f"release {file}", file_signature(file), lambda: digest.digest_file(file)
+        )
+        facts.save()
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise _in_the_way(folder, str(error)) from error
-    if not whole or not ours:
-        raise _in_the_way(folder, "its manifest does not fit it")
+    if found != sha256:
+        raise _in_the_way(folder, "its file was changed after it was published")
+    if made != {**_link(image), "compression": compression}:
+        raise _in_the_way(folder, "it was made of another build, or compressed in another way")
     return Release(folder, manifest, fresh=False)
 
 
@@ -89,14 +102,13 @@ def publish(
     Raises :class:`CheckError` when the image or the published file fails its checks, and
     :class:`StoreError` when the place is taken by something else.
     """
-    if found := find_release(project.pipeline, image.key, output):
+    wanted = project.pipeline, image, output, compression, project.facts
+    if found := find_release(*wanted):
         return found
     name = f"release-{image.key}"
     with project.store.locked(name, waiting=lambda who: reporter.note(f"waiting for {who}")):
         # Whoever held the lock may have published it.
-        return find_release(project.pipeline, image.key, output) or _make(
-            project, image, output, logs, reporter, compression
-        )
+        return find_release(*wanted) or _make(project, image, output, logs, reporter, compression)
 
 
 def _make(
@@ -134,7 +146,7 @@ def _make(
 
 def _require_verdict(project: Project, image: Image, checks: CheckSet) -> Verdict:
     stage = image.record.stage
-    verdict = project.verdict(image.key, checks)
+    verdict = project.verdict(image, checks)
     if verdict is None:
         raise CheckError(f"{stage} was not checked yet", hint=f"vaultbuild verify {stage}")
     require_passed(verdict, stage)
@@ -157,7 +169,9 @@ def _judge(clones: Sequence[Clone], image: Image, checks: CheckSet, engine: Qemu
     first, second = clones
     results = [*first.results, *clone_results(first, second)]
     seconds = max(clone.seconds for clone in clones)
-    verdict = Verdict(image.key, checks.digest(), engine.name, seconds, tuple(results))
+    verdict = Verdict(
+        image.key, image.record.disk.sha256, checks.digest(), engine.name, seconds, tuple(results)
+    )
     require_passed(verdict, f"the release of {image.record.stage}")
     return verdict
 
@@ -186,12 +200,18 @@ def _manifest(
             "bytes": disk.stat().st_size,
             "virtual_bytes": shape.virtual_bytes,
         },
-        "lineage": [{"stage": image.record.stage, "key": image.key} for image in lineage],
+        "lineage": [_link(image) for image in lineage],
         "packages": record.to_json()["packages"],
         "tools": {"vaultbuild": __version__, **record.to_json()["tools"]},
         "boots": [{"firmware": clone.firmware, "seconds": clone.seconds} for clone in clones],
         "verdicts": [_summary(verdict) for verdict in verdicts],
     }
+
+
+def _link(image: Image) -> dict[str, str]:
+    """Return what the manifest says of an image in the lineage: its key and its very bytes."""
+    record = image.record
+    return {"stage": record.stage, "key": record.key, "sha256": record.disk.sha256}
 
 
 def _summary(verdict: Verdict) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class BuildRecord:
     is the key of the parent stage's image, None for the root. ``created`` is a UTC time in ISO
     8601. ``role`` is set in a checkpoint: the role that was the last. ``checkpoint`` is the key of
     the checkpoint whose disk this one stands on; None where it stands on the parent's.
+    ``below_sha256`` is what the disk below must hold: the key alone does not tell its bytes.
     ``resumed_after`` is the role that the build went on from, None where it began with the first.
     """
 
@@ -62,6 +63,7 @@ class BuildRecord:
     network: Any = None
     role: str | None = None
     checkpoint: str | None = None
+    below_sha256: str | None = None
     resumed_after: str | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -7,9 +7,11 @@ folder behind; the next one that needs a folder takes it away.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PREFIX = "vaultbuild-"
+_YOUNG_SECONDS = 60
 
 
 @contextlib.contextmanager
@@ -24,20 +27,49 @@ def scratch() -> Iterator[Path]:
     """Yield a folder of this run's own, below the host's folder for temporary files."""
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
-    try:
+    with owned(folder):
         yield folder
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold a folder for as long as the block runs, then remove it.
+
+    It is held by a lock, which goes with its holder: the number of a process, which its name tells,
+    means nothing in another container that shares the folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 def sweep() -> None:
     """Remove what runs left that were killed; folders of other users are not ours to remove."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        if abandoned(folder.name.removeprefix(_PREFIX)) and folder.stat().st_uid == os.getuid():
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if folder.stat().st_uid == os.getuid():
+                remove_abandoned(folder, folder.name.removeprefix(_PREFIX))
 
 
-def abandoned(name: str) -> bool:
-    """Tell whether the process is gone whose number starts ``name``, as in ``4711-x7f``."""
-    owner = name.partition("-")[0]
-    return owner.isdigit() and not Path("/proc", owner).exists()
+def remove_abandoned(folder: Path, name: str) -> None:
+    """Remove a folder that nobody holds; ``name`` begins with its maker's number: ``4711-x7f``."""
+    maker = name.partition("-")[0]
+    if not maker.isdigit() or (Path("/proc", maker).exists() and _young(folder)):
+        # It may have been made this moment, and not be held yet.
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _young(folder: Path) -> bool:
+    return time.time() - folder.stat().st_mtime < _YOUNG_SECONDS

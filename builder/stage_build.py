@@ -20,6 +20,7 @@ from builder import __version__, digest, disks, events, guest
 from builder.checkpoints import Layers
 from builder.engines import Forward, Machine
 from builder.engines.keys import make_keys
+from builder.errors import StoreError
 from builder.packing import run_packer
 from builder.provision import Caches, Use
 from builder.record import BuildRecord, DiskRecord, StepRecord
@@ -82,12 +83,12 @@ class Start:
 
 
 def build_stage(
-    step: Step, inputs: StageInputs, parent: Image, lock: int, place: Workplace
+    step: Step, inputs: StageInputs, parent: Image, held: Sequence[int], place: Workplace
 ) -> Image:
-    """Build one stage in a staging folder and commit it."""
+    """Build one stage in a staging folder and commit it; ``held`` are the locks it needs."""
     store = place.project.store
     with contextlib.ExitStack() as stack:
-        locks = [lock, *_lock_roles(stack, inputs, place)]
+        locks = [*held, *_lock_roles(stack, inputs, place)]
         start = _start(step, inputs, parent, store)
         if start.resumed:
             place.reporter.note(f"going on after {start.resumed.record.role}")
@@ -133,9 +134,17 @@ def _build(
                "strategy": result.strategy, "vaultbuild": __version__},
         network=project.pipeline.stage(step.stage).network,
         checkpoint=checkpoint,
+        below_sha256=_below_sha256(project.store, checkpoint, parent),
         resumed_after=resumed.role if resumed else None,
     )  # fmt: skip
     return project.store.commit(staged, record, replace=True)
+
+
+def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:
+    below = store.checkpoint(checkpoint) if checkpoint else parent
+    if below is None:
+        raise StoreError("a checkpoint vanished while its stage was built", hint="run it again")
+    return below.record.disk.sha256
 
 
 def _lock_roles(
@@ -222,6 +231,7 @@ def _provision(
             stage=step.stage,
             parent=parent.key,
             backing=start.disk.backing,
+            below_sha256=start.disk.record.disk.sha256,
             resumed_from=start.resumed.key if start.resumed else None,
             roles=start.resumed.record.roles if start.resumed else (),
             keys=start.keys,

@@ -5,8 +5,8 @@
     cache/var/images/<key>/          disk.qcow2  record.json  logs/
     cache/var/checkpoints/<key>/     disk.qcow2  record.json
     cache/var/images/.staging-*/     a build in progress; one that nobody holds is garbage
-    cache/var/quarantine/            what did not match its record, kept as evidence
-    cache/var/latest/<variant>/      per stage: the key it had last
+    cache/var/quarantine/<time>/     what did not match its record, kept as evidence
+    cache/var/latest/<variant>/      per stage: the documents of the image it had last
     cache/var/verdicts/<key>/        what checks said about an image
     cache/var/locks/                 one file per key, never removed
 
@@ -33,7 +33,7 @@ from builder import files
 from builder.digest import digest_file
 from builder.errors import StoreError
 from builder.record import BuildRecord, read_record
-from builder.scratch import abandoned
+from builder.scratch import owned, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,8 +102,8 @@ class Store:
     def find(self, key: str) -> Image | None:
         """Return the image named ``key``; None when there is none, or none that can be trusted.
 
-        Cheap: the record must be readable and the disk must have its size. What is in the way of a
-        later build is moved to quarantine, with a warning.
+        Cheap: the record must be readable and the disk must have its size. Nothing is changed: what
+        cannot be trusted is told, and goes to quarantine when a build finds it in its way.
         """
         return self._find(f"{_IMAGES}/{key}")
 
@@ -112,27 +112,37 @@ class Store:
         return self._find(f"{_CHECKPOINTS}/{key}")
 
     def _find(self, place: str) -> Image | None:
+        found = self._examine(place)
+        if isinstance(found, Image):
+            return found
+        if found:
+            _log.warning("%s does not count: %s", _short(place), found)
+        return None
+
+    def _examine(self, place: str) -> Image | str | None:
+        """Return what is at ``place``, or the reason why it cannot be trusted; None if nothing."""
         folder = self.root / place
         if not folder.is_dir():
             return None
         record, reason = read_record(folder / _RECORD)
         if record is None:
-            self._quarantine(folder, reason or "unreadable record")
-            return None
+            return reason or "unreadable record"
         if place_of(record) != place:
-            self._quarantine(folder, f"its record is of another, {_short(place_of(record))}")
-            return None
+            return f"its record is of another, {_short(place_of(record))}"
         below = stands_on(record)
         if below and not (self.root / below).is_dir():
-            self._quarantine(folder, f"what it stands on is gone, {_short(below)}")
-            return None
+            return f"what it stands on is gone, {_short(below)}"
         disk = folder / DISK
         size = disk.stat().st_size if disk.exists() else 0
         if size != record.disk.bytes:
-            reason = f"{DISK} has {size} bytes, its record says {record.disk.bytes}"
-            self._quarantine(folder, reason)
-            return None
+            return f"{DISK} has {size} bytes, its record says {record.disk.bytes}"
         return Image(folder, record)
+
+    def clear(self, key: str) -> None:
+        """Move what is in the way of building ``key`` to quarantine. Hold the lock of the key."""
+        for place in (f"{_IMAGES}/{key}", f"{_CHECKPOINTS}/{key}"):
+            if isinstance(reason := self._examine(place), str):
+                self._quarantine(place, reason)
 
     def verified(self, key: str) -> Image:
         """Return the image named ``key`` after reading all its bytes, and all it stands on.
@@ -155,12 +165,9 @@ class Store:
             self._verified(below)
         if place in self._trusted:
             return image
-        found = digest_file(image.disk)
-        if found != image.record.disk.sha256:
-            wanted = image.record.disk.sha256
-            self._quarantine(
-                image.folder, f"SHA-256 is {found[:12]}, its record says {wanted[:12]}"
-            )
+        wrong = self._wrong(image)
+        if wrong:
+            self._quarantine(place, wrong)
             raise StoreError(
                 f"{_short(place)} of stage {image.record.stage} was damaged after it was built",
                 hint="it is in quarantine; run the command again to build it anew",
@@ -168,10 +175,33 @@ class Store:
         self._trusted.add(place)
         return image
 
+    def _wrong(self, image: Image) -> str | None:
+        """Read a disk; return what is wrong with it."""
+        wanted = image.record.disk.sha256
+        if (found := digest_file(image.disk)) != wanted:
+            return f"SHA-256 is {found[:12]}, its record says {wanted[:12]}"
+        if not self._same_below(image.record):
+            return "what it stands on is not what it was built on"
+        return None
+
+    def _same_below(self, record: BuildRecord) -> bool:
+        """Whether the disk below has the bytes that this one was made on."""
+        below = stands_on(record)
+        if below is None or record.below_sha256 is None:
+            return True
+        found = self._examine(below)
+        return isinstance(found, Image) and found.record.disk.sha256 == record.below_sha256
+
     @contextlib.contextmanager
-    def locked(self, key: str, *, waiting: Callable[[str], None] | None = None) -> Iterator[int]:
-        """Hold the right to build ``key``; yield the lock's descriptor, for programs we start."""
-        with files.lock(self.root / "locks" / f"{key}.lock", waiting=waiting) as descriptor:
+    def locked(
+        self, key: str, *, waiting: Callable[[str], None] | None = None, shared: bool = False
+    ) -> Iterator[int]:
+        """Hold the right to build ``key``; yield the lock's descriptor, for programs we start.
+
+        ``shared`` holds what is there, to build on it, together with others who do.
+        """
+        path = self.root / "locks" / f"{key}.lock"
+        with files.lock(path, waiting=waiting, shared=shared) as descriptor:
             yield descriptor
 
     @contextlib.contextmanager
@@ -179,39 +209,59 @@ class Store:
         """Yield a fresh folder beside the images; it is removed unless it was committed."""
         self._images.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{os.getpid()}-", dir=self._images))
-        try:
+        folder.chmod(0o755)
+        with owned(folder):
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def commit(self, staged: Path, record: BuildRecord, *, replace: bool = False) -> Image:
         """Make ``staged`` the image or checkpoint of ``record``, durably, in one rename.
 
         With ``replace``, what is there and all that stands on it give way: an overlay on other
-        bytes than those it was made on is no disk.
+        bytes than those it was made on is no disk. Else what is there stays and is returned. Raises
+        :class:`StoreError` when what ``staged`` was made on is there no more.
         """
         place = place_of(record)
+        if not self._same_below(record):
+            raise StoreError(
+                f"what stage {record.stage} was built on was replaced meanwhile",
+                hint="run the same command again",
+            )
         (staged / DISK).chmod(0o444)
         files.write_json(staged / _RECORD, record.to_json())
-        if replace and (self.root / place).exists():
-            self.discard(place)
-        files.commit(staged, self.root / place)
+        # Before anything gives way: a power cut during the long part must cost nothing.
+        files.sync_tree(staged)
+        self.clear(record.key)
+        gone = self._set_aside(place) if replace else []
+        if files.commit(staged, self.root / place):
+            self._trusted.add(place)
+        for folder in gone:
+            shutil.rmtree(folder)
         image = self._find(place)
         if image is None:
             raise StoreError(f"{_short(place)} vanished while it was committed")
-        self._trusted.add(place)
         return image
 
     def discard(self, place: str) -> None:
-        """Remove what is at ``place`` and all that stands on it, the furthest first."""
+        """Remove what is at ``place`` and all that stands on it."""
+        for folder in self._set_aside(place):
+            shutil.rmtree(folder)
+
+    def _set_aside(self, place: str) -> list[Path]:
+        """Rename what is at ``place``, and first all that stands on it; return their new names."""
+        gone: list[Path] = []
         for image in [each for each in self.entries() if stands_on(each.record) == place]:
-            self.discard(image.place)
+            _log.warning(
+                "%s of stage %s goes too: it stands on %s",
+                _short(image.place), image.record.stage, _short(place),
+            )  # fmt: skip
+            gone += self._set_aside(image.place)
         self._trusted.discard(place)
         folder = self.root / place
         if folder.exists():
-            trash = self._images / f"{_STAGING}{os.getpid()}-discard-{folder.name[:12]}"
+            trash = self._images / f"{_STAGING}{os.getpid()}-{folder.parent.name}-{folder.name}"
             folder.rename(trash)
-            shutil.rmtree(trash)
+            gone.append(trash)
+        return gone
 
     def all(self) -> Iterator[Image]:
         """Yield every image that can be trusted."""
@@ -242,26 +292,30 @@ class Store:
         return found
 
     def sweep(self) -> None:
-        """Remove the staging folders of processes that are gone."""
+        """Remove the staging folders that nobody holds."""
         for folder in self._images.glob(f"{_STAGING}*"):
-            if abandoned(folder.name.removeprefix(_STAGING)):
-                shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                remove_abandoned(folder, folder.name.removeprefix(_STAGING))
 
     def _latest(self, variant: str, stage: str) -> Path:
         return self.root / "latest" / variant / f"{stage}.json"
 
-    def _quarantine(self, folder: Path, reason: str) -> None:
-        place = self.root / "quarantine" / f"{time.strftime('%Y%m%dT%H%M%S')}-{folder.name}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        where = _short(f"{folder.parent.name}/{folder.name}")
-        _log.warning("%s moved to %s: %s", where, place, reason)
+    def _quarantine(self, place: str, reason: str) -> None:
+        """Move what is at ``place`` out of the way, and all that stands on it.
+
+        The latter is sound, but nothing rebuilt will have the same bytes below it.
+        """
+        standing = [each.place for each in self.entries() if stands_on(each.record) == place]
+        folder = self.root / "quarantine"
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y%m%dT%H%M%S")
+        moved = Path(tempfile.mkdtemp(prefix=f"{stamp}-", dir=folder)) / place.rpartition("/")[2]
+        _log.warning("%s moved to %s: %s", _short(place), moved, reason)
         with contextlib.suppress(FileNotFoundError):
-            folder.rename(place)
-        self._trusted.discard(f"{folder.parent.name}/{folder.name}")
-        # What stood on it is sound, but no rebuilt parent will have the same bytes below it:
-        # looking at all finds those that stand on nothing, and they follow.
-        for _ in self.entries():
-            pass
+            (self.root / place).rename(moved)
+        self._trusted.discard(place)
+        for each in standing:
+            self._quarantine(each, f"what it stands on is gone, {_short(place)}")
 
 
 def _short(place: str) -> str:

@@ -71,8 +71,8 @@ class Circumstance:
     answers_folder: Path | None = None
     """What Packer serves over HTTP to an installer: ``preseed.cfg``, or ``user-data`` and all."""
     guest_host: str = "10.0.2.100"
-    forwards: Mapping[int, int] = field(default_factory=dict)
-    """The caches: port of ``guest_host`` → port of this host's loopback."""
+    forwards: Mapping[int, str] = field(default_factory=dict)
+    """The caches: port of ``guest_host`` → ``host:port`` as this host reaches it."""
     relay: str = "socat"
 
     @property
@@ -148,7 +148,7 @@ class TemplateContext:
         """
         here = self.circumstance
         pairs = here.forwards.items()
-        leads = {(here.guest_host, guest): f"127.0.0.1:{port}" for guest, port in pairs}
+        leads = {(here.guest_host, guest): address for guest, address in pairs}
         if self.iso:
             leads[(ANSWERS_HOST, 80)] = "127.0.0.1:{{ .HTTPPort }}"
         return user_network(

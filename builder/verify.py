@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from builder.engines import Endpoint, Engine
     from builder.pipeline import Stage
+    from builder.store import Image
 
 _CHECK_SECONDS = 1800
 _BOOT_SECONDS = 600
@@ -43,9 +44,10 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a set of checks said about an image."""
+    """What a set of checks said about an image; ``disk`` is the SHA-256 of its disk."""
 
     image: str
+    disk: str
     checks: str
     engine: str
     seconds: float
@@ -74,7 +76,7 @@ class Verdict:
     def from_json(cls, document: Mapping[str, Any]) -> Verdict:
         """Read a document; raises KeyError or TypeError when it is none."""
         results = tuple(CheckResult(**result) for result in document["results"])
-        names = ("image", "checks", "engine", "seconds")
+        names = ("image", "disk", "checks", "engine", "seconds")
         return cls(**{name: document[name] for name in names}, results=results)
 
 
@@ -117,26 +119,26 @@ def read_verdict(path: Path) -> Verdict | None:
 
 
 def verify(
-    disk: Path,
+    image: Image,
     checks: CheckSet,
     engine: Engine,
     *,
-    image: str,
     logs: Path,
     junit: Path | None = None,
 ) -> Verdict:
-    """Boot a throwaway overlay of ``disk`` and run ``checks`` in it; without checks, do neither.
+    """Boot a throwaway overlay of an image and run ``checks`` in it; without checks, do neither.
 
-    ``image`` is the key the verdict belongs to. Raises :class:`builder.errors.CommandError` when
-    the guest does not come up; failing checks are the verdict's affair.
+    Raises :class:`builder.errors.CommandError` when the guest does not come up; failing checks are
+    the verdict's affair.
     """
+    disk = image.record.disk.sha256
     if not checks.folders:
-        return Verdict(image, checks.digest(), engine.name, 0.0, ())
+        return Verdict(image.key, disk, checks.digest(), engine.name, 0.0, ())
     started = time.monotonic()
-    with throwaway(disk, engine, logs) as (endpoint, work):
+    with throwaway(image.disk, engine, logs) as (endpoint, work):
         results = ask(endpoint, checks, work=work, logs=logs, engine=engine.name, junit=junit)
     seconds = round(time.monotonic() - started, 1)
-    return Verdict(image, checks.digest(), engine.name, seconds, results)
+    return Verdict(image.key, disk, checks.digest(), engine.name, seconds, results)
 
 
 @contextlib.contextmanager

@@ -291,7 +291,9 @@ class Vaultbuild:
     def again(self) -> float:
         """Make it."""
         argv: list[str | Path] = [*VAULTBUILD, "--project", self.project, "stage", "final"]
-        return seconds(argv, log=self.project / "cache/var/bench.log")
+        log = self.project / "cache/var/bench.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return seconds(argv, log=log)
 
     def changed(self) -> float:
         """Make it with another greeting."""

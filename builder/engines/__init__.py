@@ -49,6 +49,11 @@ class Forward:
     port: int
     guest_port: int
 
+    @property
+    def address(self) -> str:
+        """Where the cache is, as this host reaches it."""
+        return f"{self.host}:{self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:

@@ -42,18 +42,19 @@ class NspawnEngine:
     def serve(self, machine: Machine, parent: str) -> Iterator[Served]:
         """Boot a new overlay; Packer's null builder connects to it."""
         disks.make_overlay(parent, machine.disk)
-        with scratch() as sockets, self._boot(machine, sockets) as endpoint:
+        with scratch() as sockets, self._boot(machine, sockets, whole=True) as endpoint:
             circumstance = {"ssh_host": endpoint.host, "ssh_port": endpoint.port}
             yield Served(circumstance, sockets / MONITOR, machine.disk)
 
     @contextlib.contextmanager
     def boot(self, machine: Machine) -> Iterator[Endpoint]:
         """Boot the disk in a container; see :class:`builder.engines.Engine`."""
-        with scratch() as sockets, self._boot(machine, sockets) as endpoint:
+        with scratch() as sockets, self._boot(machine, sockets, whole=False) as endpoint:
             yield endpoint
 
     @contextlib.contextmanager
-    def _boot(self, machine: Machine, sockets: Path) -> Iterator[Endpoint]:
+    def _boot(self, machine: Machine, sockets: Path, *, whole: bool) -> Iterator[Endpoint]:
+        """Boot; at the end the disk must be ``whole``, or is thrown away and may be anything."""
         _require_root()
         with contextlib.ExitStack() as stack:
             for forward in machine.forwards:
@@ -63,7 +64,10 @@ class NspawnEngine:
             stack.enter_context(_from_host(port, sockets / "ssh", machine))
             wait_for_ssh(port, supervisor, machine.console, timeout=_BOOT_SECONDS)
             yield Endpoint("127.0.0.1", port, "root", machine.keys.private)
-            _power_off(supervisor)
+            status = supervisor.stop(grace=_STOP_SECONDS)
+            if status and whole:
+                said = supervisor.log.read_text()
+                raise process.failure(["supervisor"], status, said, log=supervisor.log)
 
 
 def _require_root() -> None:
@@ -94,15 +98,6 @@ def _supervise(machine: Machine, sockets: Path) -> process.Child:
         keep_fds=machine.locks,
         contained=True,
     )
-
-
-def _power_off(supervisor: process.Child) -> None:
-    """Let the guest shut down, so that its disk is whole; raise when it does not."""
-    status = supervisor.stop(grace=_STOP_SECONDS)
-    if status:
-        raise process.failure(
-            ["supervisor"], status, supervisor.log.read_text(), log=supervisor.log
-        )
 
 
 @contextlib.contextmanager

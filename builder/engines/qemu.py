@@ -60,7 +60,7 @@ class QemuEngine:
                 "output_folder": output,
                 "qmp_socket": sockets / MONITOR,
                 "guest_host": GUEST_HOST,
-                "forwards": {forward.guest_port: forward.port for forward in machine.forwards},
+                "forwards": {each.guest_port: each.address for each in machine.forwards},
                 "relay": process.require("socat"),
             }
             made = output / "disk.qcow2"
@@ -113,7 +113,7 @@ def acceleration(accelerator: str) -> list[str]:
 
 def caches_network(port: int, forwards: Sequence[Forward]) -> str:
     """Return the value of ``-netdev``: SSH in from ``port``, the caches out, nothing else."""
-    leads = {(GUEST_HOST, here.guest_port): f"{here.host}:{here.port}" for here in forwards}
+    leads = {(GUEST_HOST, here.guest_port): here.address for here in forwards}
     return user_network("net", port, leads, relay=process.require("socat"))
 
 

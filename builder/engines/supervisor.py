@@ -72,7 +72,10 @@ def supervise(spec: Spec) -> None:
         container = stack.enter_context(process.session(_nspawn(spec, root)))
         stop.wait(container)
         if container.stop(grace=_SHUTDOWN_SECONDS) not in (0, -signal.SIGTERM):
-            _log.warning("the container ended with status %s", container.status)
+            raise CommandError(
+                f"the guest did not power off within {_SHUTDOWN_SECONDS} s "
+                f"(the container ended with status {container.status})"
+            )
         # What the guest freed becomes holes again: a smaller overlay, for a tenth of a second.
         process.run(["fstrim", root], check=False)
 

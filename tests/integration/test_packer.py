@@ -388,7 +388,7 @@ def machine(packer, tmp_path, require_program):
         seed_files=[tmp_path / "user-data", tmp_path / "meta-data"],
         iso_file=tmp_path / "some.iso",
         answers_folder=tmp_path / "answers",
-        forwards={3142: 41001},
+        forwards={3142: "127.0.0.1:41001"},
         ssh_timeout="4s",
     )
     return TemplateContext(line=packer.line, engine="qemu", stage="base", circumstance=here)

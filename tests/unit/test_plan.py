@@ -391,17 +391,12 @@ def test_the_form_of_the_json() -> None:
                 "action": "build",
                 "key": lineage[1].key,
                 "reasons": [
-                    {"kind": "variable", "what": "tuning_hugepages", "before": 0, "after": 8},
-                    {
-                        "kind": "parent",
-                        "what": "base",
-                        "before": BUILT[1].key,
-                        "after": lineage[0].key,
-                    },
+                    hugepages,
+                    parent,
                 ],
                 "roles": [
-                    {"role": "tuning", "action": "run"},
-                    {"role": "sealing", "action": "run"},
+                    {"role": "tuning", "action": "run", "reasons": [hugepages]},
+                    {"role": "sealing", "action": "run", "reasons": [parent]},
                 ],
                 "verify": True,
             },

@@ -1,5 +1,6 @@
 """Releases: their names, what counts as one, and whether two clones are two machines."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,17 @@ from types import SimpleNamespace
 import pytest
 
 from builder.clones import Clone, clone_results
+from builder.digest import Facts
 from builder.errors import StoreError
 from builder.publish import find_release, release_name
 
 KEY = "0123456789abcdef" * 4
+DISK = "d" * 64
+IMAGE = SimpleNamespace(
+    key=KEY, record=SimpleNamespace(stage="final", key=KEY, disk=SimpleNamespace(sha256=DISK))
+)
+SHA256 = hashlib.sha256(b"disk").hexdigest()
+LINK = {"stage": "final", "key": KEY, "sha256": DISK}
 PIPELINE = SimpleNamespace(name="gpu-host", variant="debian-13", version="1.0.0")
 
 
@@ -36,8 +44,8 @@ def release(tmp_path):
         disk = folder / f"{folder.name}.qcow2"
         disk.write_bytes(b"disk")
         manifest = {
-            "image": {"file": disk.name, "bytes": 4},
-            "lineage": [{"stage": "base", "key": "b" * 64}, {"stage": "final", "key": KEY}],
+            "image": {"file": disk.name, "sha256": SHA256, "compression": "zstd"},
+            "lineage": [{"stage": "base", "key": "b" * 64, "sha256": "e" * 64}, LINK],
         }
         (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
         return folder
@@ -84,37 +92,64 @@ def test_a_machine_without_an_identity_fails():
 # --- the place of a release -----------------------------------------------------------------------
 
 
+def found(output: Path, compression: str = "zstd"):
+    facts = Facts(output / "facts.json")
+    return find_release(PIPELINE, IMAGE, output, compression, facts)
+
+
 def test_a_name_says_what_it_is():
     assert release_name(PIPELINE, KEY) == "gpu-host-debian-13-1.0.0-01234567"
 
 
 def test_nothing_is_no_release(tmp_path):
-    assert find_release(PIPELINE, KEY, tmp_path / "dist") is None
+    assert found(tmp_path / "dist") is None
 
 
 def test_a_release_is_found(release, tmp_path):
     folder = release()
-    found = find_release(PIPELINE, KEY, tmp_path)
-    assert found.folder == folder
-    assert found.image.read_bytes() == b"disk"
-    assert found.fresh is False
+    there = found(tmp_path)
+    assert there.folder == folder
+    assert there.image.read_bytes() == b"disk"
+    assert there.fresh is False
+
+
+def test_a_release_in_another_compression_is_in_the_way(release, tmp_path):
+    release()
+    with pytest.raises(StoreError, match="compressed in another way"):
+        found(tmp_path, "zlib")
+
+
+def test_a_flipped_bit_in_a_release_is_seen(release, tmp_path):
+    folder = release()
+    assert found(tmp_path)
+    found(tmp_path).image.write_bytes(b"disc")
+    with pytest.raises(StoreError, match="changed after it was published"):
+        found(tmp_path)
+    assert folder.exists()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"image": {"file": "gone.qcow2", "bytes": 4}},
-        {"image": {"file": f"{release_name(PIPELINE, KEY)}.qcow2", "bytes": 5}},
+        {"image": {"file": "gone.qcow2", "sha256": SHA256, "compression": "zstd"}},
+        {
+            "image": {
+                "file": f"{release_name(PIPELINE, KEY)}.qcow2",
+                "sha256": "0",
+                "compression": "",
+            }
+        },
         {"image": None},
-        {"lineage": [{"stage": "final", "key": "f" * 64}]},
+        {"lineage": [{**LINK, "key": "f" * 64}]},
+        {"lineage": [{**LINK, "sha256": "f" * 64}]},
         {"lineage": []},
     ],
-    ids=["no disk", "half a disk", "no image", "another image", "no lineage"],
+    ids=["no disk", "other bytes", "no image", "another image", "built again", "no lineage"],
 )
 def test_what_is_not_this_release_is_in_the_way(release, tmp_path, changes):
     folder = release(**changes)
     with pytest.raises(StoreError, match="exists and is not this release") as caught:
-        find_release(PIPELINE, KEY, tmp_path)
+        found(tmp_path)
     assert str(folder) in caught.value.message
     assert "never overwritten" in caught.value.hint
 
@@ -122,10 +157,10 @@ def test_what_is_not_this_release_is_in_the_way(release, tmp_path, changes):
 def test_a_foreign_folder_is_in_the_way(tmp_path):
     (tmp_path / release_name(PIPELINE, KEY)).mkdir()
     with pytest.raises(StoreError, match="exists and is not this release"):
-        find_release(PIPELINE, KEY, tmp_path)
+        found(tmp_path)
 
 
 def test_a_file_is_in_the_way(tmp_path):
     (tmp_path / release_name(PIPELINE, KEY)).write_text("notes")
     with pytest.raises(StoreError, match="exists and is not this release"):
-        find_release(PIPELINE, KEY, tmp_path)
+        found(tmp_path)

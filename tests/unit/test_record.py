@@ -38,7 +38,8 @@ def test_the_form_of_a_record() -> None:
     document = json.loads(json.dumps(RECORD.to_json()))
     assert set(document) == {
         "schema", "key", "variant", "stage", "created", "seconds", "documents", "parent", "disk",
-        "packages", "roles", "tools", "network", "role", "checkpoint", "resumed_after",
+        "packages", "roles", "tools", "network", "role", "checkpoint",
+        "below_sha256", "resumed_after",
     }  # fmt: skip
     assert document["schema"] == 1
     assert document["disk"] == {"sha256": "d" * 64, "bytes": 1 << 30}

@@ -25,6 +25,7 @@ STEP = Step(
 )
 VERDICT = Verdict(
     image=KEY,
+    disk="d",
     checks="c",
     engine="nspawn",
     seconds=4.1,

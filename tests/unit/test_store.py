@@ -1,5 +1,6 @@
 """The store: what is found, what is trusted, and what is moved out of the way."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from builder.digest import digest_file
 from builder.errors import StoreError
 from builder.record import BuildRecord, DiskRecord
+from builder.scratch import owned
 from builder.store import DISK, Store
 
 
@@ -23,9 +25,21 @@ def store(tmp_path) -> Store:
 
 @pytest.fixture
 def put(store):
-    """Commit an image; ``parent`` is the name of another."""
+    """Commit an image, or with ``role`` a checkpoint; ``parent`` is the name of another.
 
-    def commit(name: str, parent: str | None = None, content: bytes = b"disk", **options):
+    ``below`` is the disk that it was made on, if anybody wrote it down.
+    """
+
+    def commit(
+        name: str,
+        parent: str | None = None,
+        content: bytes = b"disk",
+        *,
+        role: str | None = None,
+        checkpoint: str | None = None,
+        below: bytes | None = None,
+        **options,
+    ):
         with store.staging() as staged:
             disk = staged / DISK
             disk.write_bytes(content)
@@ -38,6 +52,9 @@ def put(store):
                 documents=({"schema": 1, "kind": "stage"},),
                 parent=key_of(parent) if parent else None,
                 disk=DiskRecord(digest_file(disk), disk.stat().st_size),
+                role=role,
+                checkpoint=key_of(checkpoint) if checkpoint else None,
+                below_sha256=hashlib.sha256(below).hexdigest() if below is not None else None,
             )
             return store.commit(staged, record, **options)
 
@@ -50,7 +67,7 @@ def rewrite(disk: Path, content: bytes) -> None:
 
 
 def quarantined(store: Store) -> list[str]:
-    return sorted(path.name.partition("-")[2] for path in (store.root / "quarantine").glob("*"))
+    return sorted(path.name for path in (store.root / "quarantine").glob("*/*"))
 
 
 # --- commit and find ------------------------------------------------------------------------------
@@ -120,14 +137,16 @@ def test_the_first_of_two_commits_stays(store, put):
     ],
     ids=["short", "no disk", "no record", "empty record", "no schema", "newer schema"],
 )
-def test_a_damaged_image_is_moved_to_quarantine(store, put, caplog, damage, reason):
+def test_a_damaged_image_counts_as_none_and_gives_way_to_a_build(
+    store, put, caplog, damage, reason
+):
     damage(put("base").folder)
     assert store.find(key_of("base")) is None
-    assert quarantined(store) == [key_of("base")]
     assert reason in caplog.text
+    assert quarantined(store) == [], "looking changes nothing"
+    assert put("base").disk.exists()
+    assert quarantined(store) == [key_of("base")]
     assert "quarantine" in caplog.text
-    assert store.find(key_of("base")) is None, "and it is said once"
-    assert put("base").disk.exists(), "its place is free"
 
 
 def test_a_record_of_another_image_is_not_believed(store, put):
@@ -135,6 +154,7 @@ def test_a_record_of_another_image_is_not_believed(store, put):
     document = json.loads((image.folder / "record.json").read_text())
     (image.folder / "record.json").write_text(json.dumps({**document, "key": key_of("other")}))
     assert store.find(key_of("base")) is None
+    store.clear(key_of("base"))
     assert quarantined(store) == [key_of("base")]
 
 
@@ -170,6 +190,62 @@ def test_what_is_not_there_cannot_be_verified(store):
         store.verified(key_of("base"))
 
 
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chain(put):
+    """An image, two checkpoints on it, and the image that came of them."""
+    put("base")
+    put("one", parent="base", role="tuning", below=b"disk", content=b"tuned")
+    put("two", parent="base", role="sealing", checkpoint="one", below=b"tuned", content=b"sealed")
+    return put("final", parent="base", checkpoint="two", below=b"sealed", content=b"done")
+
+
+def test_a_checkpoint_is_found_as_one_and_is_no_image(store, chain):
+    found = store.checkpoint(key_of("two"))
+    assert found.record.role == "sealing"
+    assert found.backing == f"../../checkpoints/{key_of('two')}/{DISK}"
+    assert store.find(key_of("two")) is None
+    assert {image.record.stage for image in store.all()} == {"base", "final"}
+    assert len(list(store.entries())) == 4
+
+
+def test_an_image_is_verified_down_through_its_checkpoints(tmp_path, chain):
+    assert Store(tmp_path).verified(chain.key)
+    rewrite(tmp_path / "checkpoints" / key_of("one") / DISK, b"tuner")
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match="checkpoint 6f6e656f6e65 of stage one was damaged"):
+        store.verified(chain.key)
+    assert quarantined(store) == sorted(key_of(name) for name in ("one", "two", "final"))
+    assert [image.record.stage for image in store.entries()] == ["base"]
+
+
+def test_a_new_parent_takes_the_checkpoints_along(store, put, chain, caplog):
+    put("base", content=b"new", replace=True)
+    assert [image.record.stage for image in store.entries()] == ["base"]
+    assert "image 66696e616c66 of stage final goes too" in caplog.text
+
+
+def test_nothing_is_committed_on_a_parent_that_was_replaced(store, put):
+    put("base", content=b"first")
+    with pytest.raises(StoreError, match="was replaced meanwhile") as caught:
+        put("final", parent="base", below=b"other")
+    assert "again" in caught.value.hint
+    assert store.find(key_of("final")) is None
+
+
+def test_an_overlay_on_other_bytes_is_found_out(tmp_path, put, chain):
+    record = tmp_path / "checkpoints" / key_of("one") / "record.json"
+    disk = record.with_name(DISK)
+    rewrite(disk, b"TUNED")
+    document = json.loads(record.read_text())
+    document["disk"]["sha256"] = digest_file(disk)
+    record.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="checkpoint 74776f74776f of stage two was damaged"):
+        Store(tmp_path).verified(chain.key)
+
+
 # --- replace and discard --------------------------------------------------------------------------
 
 
@@ -200,16 +276,20 @@ def test_what_is_not_there_is_discarded_already(store, put):
 # --- sweep ----------------------------------------------------------------------------------------
 
 
-def test_the_staging_of_the_dead_is_swept_and_that_of_the_living_stays(store):
+def test_staging_that_nobody_holds_is_swept(store):
     images = store.root / "images"
     dead = images / f".staging-{_unused_pid()}-abc"
-    living = images / f".staging-{os.getpid()}-abc"
-    for folder in (dead, living):
+    foreign = images / f".staging-{_unused_pid()}-def"
+    fresh = images / f".staging-{os.getpid()}-ghi"
+    for folder in (dead, foreign, fresh):
         folder.mkdir(parents=True)
         (folder / DISK).write_bytes(b"half")
-    store.sweep()
-    assert not dead.exists()
-    assert living.exists()
+    with owned(foreign), store.staging() as held:
+        store.sweep()
+        assert not dead.exists()
+        assert foreign.exists(), "held by a process of another namespace, whatever its number"
+        assert fresh.exists(), "made this moment, and not held yet"
+        assert held.exists()
 
 
 def _unused_pid() -> int:

@@ -24,7 +24,7 @@ HERE = replace(
     accelerator="tcg",
     parent_disk=Path("/store/parent.qcow2"),
     disk_bytes=8 << 30,
-    forwards={3142: 41001, 3141: 41002},
+    forwards={3142: "127.0.0.1:41001", 3141: "127.0.0.1:41002"},
 )
 STAGE = TemplateContext(line="1.6", engine="qemu", stage="base", circumstance=HERE)
 ISO = {

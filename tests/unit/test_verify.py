@@ -22,7 +22,9 @@ def verdict(*outcomes: str, message: str = "") -> Verdict:
         CheckResult(f"base/test_a.py::test_{number}", outcome, 0.5, message)
         for number, outcome in enumerate(outcomes)
     )
-    return Verdict(image="i" * 64, checks="c" * 64, engine="qemu", seconds=3.5, results=results)
+    return Verdict(
+        image="i" * 64, disk="d" * 64, checks="c" * 64, engine="qemu", seconds=3.5, results=results
+    )
 
 
 def stage(name: str, parent: str | None) -> Stage:
