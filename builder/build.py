@@ -12,7 +12,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from builder import __version__, caches, files
+from builder import __version__, caches, files, texts
 from builder.inputs import snapshot
 from builder.record import BuildRecord
 from builder.sources import make_source
@@ -81,6 +81,7 @@ def _snapshots(
         found = {inputs.stage: folder / inputs.stage for inputs in chosen}
         for inputs in chosen:
             snapshot(project.folder, inputs, found[inputs.stage])
+            texts.keep(project.var, found[inputs.stage], inputs.files)
         yield found
 
 

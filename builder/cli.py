@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from builder import __version__
+from builder.cli_desk import shell, watch_stage
 from builder.cli_host import cache, doctor
 from builder.cli_options import (
     Command,
@@ -119,6 +120,7 @@ def main(ctx: click.Context, folder: Path, verbose: int, quiet: int) -> None:
 @engine_option
 @json_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 4 when there is work, 0 when none.")
+@click.option("--against", metavar="KEY", help="Compare with the build whose key begins so.")
 @click.pass_context
 def plan(
     ctx: click.Context,
@@ -128,12 +130,14 @@ def plan(
     *,
     as_json: bool,
     detailed_exitcode: bool,
+    against: str | None,
 ) -> None:
-    """Show what would run and why; touches nothing.
+    """Show what would run and why; touches nothing. With -v, role by role and line by line.
 
     \b
-    Example:
+    Examples:
       vaultbuild plan frameworks
+      vaultbuild -v plan frameworks --against 3f2a91
     """
     from builder import report
 
@@ -142,12 +146,15 @@ def plan(
     ctx.call_on_close(gc.enable)
     project = ctx.obj.project(variant, engine)
     name = project.target(stage)
-    decided = project.plan(name, project.inputs(name))
+    if against:
+        decided = project.plan_against(name, against)
+    else:
+        decided = project.plan(name, project.inputs(name))
     if as_json:
         report.emit_json(decided.to_json())
     else:
-        since = project.dates(decided)
-        for line in report.plan_lines(decided, since, verbose=ctx.obj.verbosity > 0):
+        lines_of = project.changed_lines if ctx.obj.verbosity > 0 else None
+        for line in report.plan_lines(decided, project.dates(decided), lines_of=lines_of):
             report.emit(line)
     ctx.exit(_WORK if detailed_exitcode and decided.has_work else 0)
 
@@ -159,6 +166,7 @@ def plan(
 @json_option
 @click.option("--force", is_flag=True, help="Build it although it is there.")
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
+@click.option("--watch", is_flag=True, help="Build again whenever a file is saved.")
 @click.pass_obj
 def stage(
     settings: Settings,
@@ -169,16 +177,20 @@ def stage(
     as_json: bool,
     force: bool,
     keep_failed: bool,
+    watch: bool,
 ) -> None:
     """Make a stage's image, with what it needs, check it, and print its path.
 
     \b
-    Example:
+    Examples:
       vaultbuild stage frameworks
+      vaultbuild stage frameworks --watch
     """
     from builder import report
     from builder.stage_build import Options
 
+    if watch:
+        watch_stage(settings, stage, variant, engine, keep_failed=keep_failed)
     project = settings.project(variant, engine)
     options = Options(keep_failed=keep_failed)
     image = _make(project, stage, settings, options, force=force)
@@ -395,27 +407,6 @@ def show(
         report.emit(line)
 
 
-@main.command()
-@click.argument("stage", shell_complete=stage_names)
-@variant_option
-@engine_option
-@click.option("--failed", is_flag=True, help="Open what a failed run kept (--keep-failed).")
-@click.pass_context
-def shell(
-    ctx: click.Context, stage: str, variant: str | None, engine: str, *, failed: bool
-) -> None:
-    """Open a shell in a throwaway copy of an image, or of what a failed stage left behind.
-
-    \b
-    Example:
-      vaultbuild shell drivers
-    """
-    from builder.shell import open_shell
-
-    project = ctx.obj.project(variant, engine)
-    disk = project.failed_disk(stage) if failed else project.image(stage).disk
-    ctx.exit(open_shell(project, stage, disk))
-
-
+main.add_command(shell)
 main.add_command(cache)
 main.add_command(doctor)

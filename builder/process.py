@@ -17,13 +17,13 @@ import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from builder.errors import CommandError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
 _log = logging.getLogger(__name__)
@@ -166,6 +166,14 @@ def attach(argv: Sequence[str | Path]) -> int:
     """Run a program at this terminal, for a person; return its exit status."""
     _log.debug("attach: %s", shlex.join(str(word) for word in argv))
     return subprocess.call([require(str(argv[0])), *map(str, argv[1:])], env=environment())
+
+
+def start_here(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> Child:
+    """Start a program that writes to this terminal; a signal from there does not reach it."""
+    popen = subprocess.Popen(
+        _mortal(argv), env=environment(env), stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    return Child(argv, popen, Path(os.devnull))
 
 
 class Child:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import process
-from builder.digest import Facts, StatCache, file_signature
+from builder.digest import Facts, StatCache, digest_document, file_signature, short
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import QemuEngine
 from builder.errors import StoreError
@@ -24,6 +24,7 @@ from builder.plan import make_plan
 from builder.provision import PROVISIONING_VERSION
 from builder.sources.bootstrap import BOOTSTRAP_VERSION
 from builder.store import DISK, Store
+from builder.texts import changed_lines
 from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from builder.engines import Engine
     from builder.pipeline import Pipeline, Stage
-    from builder.plan import Plan
+    from builder.plan import Plan, Reason
     from builder.store import Image
     from builder.template import Described, TemplateContext
     from builder.verify import Verdict
@@ -154,13 +155,59 @@ class Project:
             )
         return image
 
+    def disk_to_open(self, name: str) -> Path:
+        """Return the disk of a stage as it stands now; else what a failed run of it kept."""
+        if image := self.store.find(self.inputs(name)[-1].key):
+            return image.disk
+        if self._failed_disk(name).exists():
+            return self._failed_disk(name)
+        return self.image(name).disk
+
+    def _failed_disk(self, name: str) -> Path:
+        return self.var / "failed" / f"{self.pipeline.variant}-{name}" / DISK
+
     def failed_disk(self, name: str) -> Path:
         """Return the disk that a failed run of a stage kept."""
-        disk = self.var / "failed" / f"{self.pipeline.variant}-{name}" / DISK
+        disk = self._failed_disk(name)
         if not disk.exists():
             hint = f"vaultbuild stage {name} --keep-failed"
             raise StoreError(f"no failed run of {name} kept its disk", hint=hint)
         return disk
+
+    def plan_against(self, name: str, key: str) -> Plan:
+        """Compare the stage ``name`` as it is now with a build: with what ``key`` begins.
+
+        The plan is that of a store which has this build and nothing else.
+        """
+        build = self._build_of(name, key)
+        inputs = self.inputs(name)
+        lineage: list[Image] = [build]
+        while (parent := lineage[0].record.parent) and (above := self.store.find(parent)):
+            lineage.insert(0, above)
+        documents = {image.record.stage: list(image.record.documents) for image in lineage}
+        roles = (document for image in lineage for document in image.record.documents)
+        return make_plan(
+            inputs,
+            variant=self.pipeline.variant,
+            present={image.key for image in lineage},
+            last={stage.stage: documents.get(stage.stage) for stage in inputs},
+            verdicts={image.key for image in lineage},
+            checkpoints={digest_document(document) for document in roles},
+        )
+
+    def _build_of(self, name: str, key: str) -> Image:
+        found = [image for image in self.store.all() if image.record.stage == name]
+        chosen = [image for image in found if image.key.startswith(key)]
+        if len(chosen) == 1:
+            return chosen[0]
+        problem = "names several builds" if chosen else "names no build"
+        known = ", ".join(short(image.key) for image in found) or "none"
+        raise StoreError(f"{key} {problem} of {name}", hint=f"in the store: {known}")
+
+    def changed_lines(self, reason: Reason) -> Iterator[str]:
+        """Yield the lines of a file that are the reason for something."""
+        if reason.kind == "file":
+            yield from changed_lines(self.var, self.folder / reason.what, reason.before)
 
     def dates(self, plan: Plan) -> dict[str, str]:
         """Return by stage when the images that a plan reuses were built."""

@@ -16,14 +16,14 @@ from builder.digest import short
 from builder.plan import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from rich.status import Status
 
     from builder.doctor import Finding
     from builder.errors import VaultbuildError
     from builder.events import Event
-    from builder.plan import Plan, Step
+    from builder.plan import Plan, Reason, Step
     from builder.store import Image
     from builder.verify import Verdict
 
@@ -152,17 +152,33 @@ def size(count: int) -> str:
     return f"{value:.1f} GiB"
 
 
-def plan_lines(plan: Plan, since: Mapping[str, str], *, verbose: bool) -> Iterable[str]:
-    """Yield a plan as lines; ``since`` tells by stage when its image was built."""
+def plan_lines(
+    plan: Plan,
+    since: Mapping[str, str],
+    *,
+    lines_of: Callable[[Reason], Iterable[str]] | None = None,
+) -> Iterable[str]:
+    """Yield a plan as lines; ``since`` tells by stage when its image was built.
+
+    With ``lines_of``, which tells the changed lines of a file, every role and reason is a line.
+    """
     for step in plan.steps:
         why = explain(step, since=since.get(step.stage))
         yield f"{step.stage:<12}{short(step.key)}  {why}"
-        if verbose:
-            whole = [reason for reason in step.reasons if reason.role is None]
-            yield from (f"{'':<26}{reason}" for reason in whole)
-            for role in step.roles:
-                told = dict.fromkeys(str(reason) for reason in role.reasons)
-                yield f"{'':<26}{role.action:<6}{role.role:<24}{', '.join(told)}".rstrip()
+        if lines_of:
+            yield from (f"{'':<26}{line}" for line in _reason_lines(step, lines_of))
+
+
+def _reason_lines(step: Step, lines_of: Callable[[Reason], Iterable[str]]) -> Iterable[str]:
+    for reason in step.reasons:
+        if reason.role is None:
+            yield str(reason)
+            yield from (f"  {line}" for line in lines_of(reason))
+    for role in step.roles:
+        told = dict.fromkeys(str(reason) for reason in role.reasons)
+        yield f"{role.action:<6}{role.role:<24}{', '.join(told)}"
+        own = [reason for reason in role.reasons if reason.role == role.role]
+        yield from (f"  {line}" for reason in own for line in lines_of(reason))
 
 
 def record_lines(image: Image, verdict: Verdict | None) -> Iterable[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 LAYERS = """
     errors suggest events checks in_guest record scratch vm_options
     process files yamlfile schema hcl outcome ports
-    digest memo
+    digest memo texts
     config template store disks caches monitor
     settings packer engines
     resolve ssh kvm
@@ -22,9 +22,9 @@ LAYERS = """
     project
     publish packing
     stage_build
-    build shell
+    build shell watch
     cli_options
-    cli_host
+    cli_host cli_desk
     cli
     __main__
 """

@@ -1,0 +1,58 @@
+"""The commands of somebody who iterates: a shell in a disk, and a stage that follows the editor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from builder.cli_options import Command, Settings, engine_option, stage_names, variant_option
+
+if TYPE_CHECKING:
+    from builder.process import Child
+
+
+@click.command(cls=Command)
+@click.argument("stage", shell_complete=stage_names)
+@variant_option
+@engine_option
+@click.option("--failed", is_flag=True, help="Open what a failed run kept (--keep-failed).")
+@click.pass_context
+def shell(
+    ctx: click.Context, stage: str, variant: str | None, engine: str, *, failed: bool
+) -> None:
+    """Open a shell in a throwaway copy of an image, or of what a failed stage left behind.
+
+    A stage that is not built as it stands is opened at the point where it failed, when that was
+    kept.
+
+    \b
+    Examples:
+      vaultbuild shell drivers
+      vaultbuild shell drivers --failed
+    """
+    from builder.shell import open_shell
+
+    project = ctx.obj.project(variant, engine)
+    disk = project.failed_disk(stage) if failed else project.disk_to_open(stage)
+    ctx.exit(open_shell(project, stage, disk))
+
+
+def watch_stage(
+    settings: Settings, stage: str, variant: str | None, engine: str, *, keep_failed: bool
+) -> NoReturn:
+    """Run ``vaultbuild stage`` again and again, as files are saved, until a signal comes."""
+    from builder import process
+    from builder.watch import look, watch
+
+    argv = [sys.executable, "-m", "builder", "--project", str(settings.folder.absolute())]
+    argv += ["-v"] * settings.verbosity + ["stage", stage, "--engine", engine]
+    argv += ["--variant", variant] if variant else []
+    argv += ["--keep-failed"] if keep_failed else []
+
+    def start() -> Child:
+        return process.start_here(argv, env={"PYTHONPATH": str(Path(__file__).parents[1])})
+
+    watch(lambda: look(settings.project(variant, engine), stage), start, settings.reporter.note)

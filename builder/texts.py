@@ -1,0 +1,61 @@
+"""What files held when they were built from: so that a plan can show the lines that changed.
+
+::
+
+    cache/var/texts/<sha256>     a small text, as it was in some snapshot
+
+A cache like any other: without it a plan names the file and shows no lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_LARGEST = 64 << 10
+# A role may carry thousands of files; the first time is no time to copy them all.
+_MOST_FILES = 2000
+_MOST_LINES = 12
+
+
+def keep(var: Path, folder: Path, held: Mapping[str, str]) -> None:
+    """Keep the small files of a snapshot in ``folder``; ``held`` tells what each holds."""
+    texts = var / "texts"
+    texts.mkdir(parents=True, exist_ok=True)
+    for path, value in islice(held.items(), _MOST_FILES):
+        place = texts / _digest(value)
+        source = folder / path
+        if value.startswith("link:") or place.exists() or source.stat().st_size > _LARGEST:
+            continue
+        aside = place.with_suffix(".part")
+        shutil.copyfile(source, aside)
+        aside.replace(place)
+
+
+def changed_lines(var: Path, file: Path, before: str | None) -> Iterator[str]:
+    """Yield the lines of ``file`` that are not as they were, as ``diff`` writes them.
+
+    ``before`` is what the file held, as documents tell it. Yields nothing where the text is not
+    kept, is no text, or was not there.
+    """
+    if before is None or before.startswith("link:"):
+        return
+    try:
+        old = (var / "texts" / _digest(before)).read_text().splitlines()
+        new = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    lines = list(difflib.unified_diff(old, new, lineterm="", n=0))[2:]
+    yield from lines[:_MOST_LINES]
+    if len(lines) > _MOST_LINES:
+        yield f"… and {len(lines) - _MOST_LINES} lines more"
+
+
+def _digest(value: str) -> str:
+    return value.partition(":")[2]
