@@ -165,7 +165,7 @@ def test_a_damaged_parent_is_found_before_anything_stands_on_it(copy):
     ran = copy("stage", "final", "--engine", "nspawn", status=1)
     assert "was damaged after it was built" in ran.stderr
     assert "run the command again" in ran.stderr
-    (evidence,) = (path for path in (copy.var / "quarantine").iterdir() if path.name.endswith(key))
+    (evidence,) = (copy.var / "quarantine").glob(f"*/{key}")
     assert (evidence / "disk.qcow2").is_file()
     assert key not in copy.images()
     copy("stage", "final", "--engine", "nspawn")
@@ -180,13 +180,17 @@ def test_half_an_image_counts_as_none(copy):
     disk.unlink()
     disk.write_bytes(half)
     ran = copy("plan", "--engine", "nspawn", "--detailed-exitcode", status=4)
+    assert f"image {key[:12]} does not count" in ran.stderr
+    assert not (copy.var / "quarantine").exists(), "a plan touches nothing"
+    ran = copy("stage", "final", "--engine", "nspawn")
     assert f"image {key[:12]} moved to" in ran.stderr
-    copy("stage", "final", "--engine", "nspawn")
+    assert copy.plan() == {"base": "reuse", "final": "reuse"}
 
 
 def test_force_builds_it_again(copy):
     key = copy.keys()["final"]
     before = copy.disk(key).stat().st_mtime
     time.sleep(0.01)
-    copy("stage", "final", "--engine", "nspawn", "--force")
+    ran = copy("stage", "final", "--engine", "nspawn", "--force")
     assert copy.disk(key).stat().st_mtime > before
+    assert ", before" not in ran.stderr, "a new image of the same key is checked again"

@@ -381,6 +381,7 @@ def machine(packer, tmp_path, require_program):
         accelerator="tcg",
         memory_mib=256,
         parent_disk=parent,
+        backing=str(parent),
         disk_bytes=64 << 20,
         output_folder=tmp_path / "output",
         console_log=tmp_path / "console.log",
