@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import random
 import signal
+import subprocess
 import time
+from collections import Counter
 
 import pytest
+
+from builder import disks
+from builder.store import Store
 
 pytestmark = pytest.mark.e2e
 
@@ -145,6 +153,59 @@ def test_an_edit_during_a_build_belongs_to_the_next_one(copy, eventually):
     assert meant in copy.images(), stderr
     assert copy.plan()["final"] != "reuse"
     copy("stage", "final", "--engine", "nspawn")
+
+
+KILLS = 24
+SEED = 20261120
+
+
+def test_killed_at_any_moment_it_loses_the_running_role_alone(copy, leftovers, eventually):
+    """Some kills come before the guest is up, some between roles, some in the commit."""
+    moments = random.Random(SEED)  # noqa: S311 - not for secrets
+    text, met = "hello", Counter()
+    for number in range(KILLS):
+        if copy.plan()["final"] == "reuse" or number % 4 == 0:
+            copy.edit("stages/final/stage.yml", text, f"hello {number}")
+            text = f"hello {number}"
+        logs = set(copy.var.glob("logs/*"))
+        running = copy.start("stage", "final", "--engine", "nspawn")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(moments.uniform(0.1, 8))
+        running.kill()
+        running.communicate()
+        eventually(lambda: not leftovers(), f"kill {number} (seed {SEED}): all gone", patience=20)
+        finished = roles_finished(copy, set(copy.var.glob("logs/*")) - logs)
+        met[copy.plan()["final"]] += 1
+        assert finished <= roles_reused(copy), f"kill {number} (seed {SEED})"
+        assert_whole(copy)
+    assert met["build"], "some were killed before a role had ended"
+    assert met["resume"], "some were killed between two roles"
+    copy("stage", "final", "--engine", "nspawn")
+    assert copy.plan() == {"base": "reuse", "final": "reuse"}
+    assert all(len(name) == 64 for name in copy.images()), "what was half done is gone"
+
+
+def roles_finished(copy, logs) -> set[str]:
+    """The roles whose checkpoint was there before the kill."""
+    files = (log / "events.jsonl" for log in logs)
+    lines = (line for file in files if file.exists() for line in file.read_text().splitlines())
+    events = (json.loads(line) for line in lines if line.endswith("}"))
+    return {event["role"] for event in events if event["event"] == "checkpoint_made"}
+
+
+def roles_reused(copy) -> set[str]:
+    steps = copy("plan", "final", "--engine", "nspawn", "--json").json["steps"]
+    return {role["role"] for role in steps[-1]["roles"] if role["action"] == "reuse"}
+
+
+def assert_whole(copy) -> None:
+    """Nothing torn is visible: every entry has a record, and the bytes that it tells of."""
+    store = Store(copy.var)
+    for kind in ("images", "checkpoints"):
+        for folder in (copy.var / kind).glob("[0-9a-f]*"):
+            found = store.find(folder.name) if kind == "images" else store.checkpoint(folder.name)
+            assert found, f"{folder} is there and is nothing"
+            disks.check(found.disk)
 
 
 # --- the store ------------------------------------------------------------------------------------
