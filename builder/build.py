@@ -8,11 +8,13 @@ else. Two runs that want the same image build it once: the second finds it when 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import time
 from typing import TYPE_CHECKING
 
 from builder import __version__, caches, files, texts
+from builder.errors import VaultbuildError
 from builder.inputs import snapshot
 from builder.record import BuildRecord
 from builder.sources import make_source
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from builder.plan import Plan, Step
     from builder.project import Project
     from builder.report import Reporter
+    from builder.store import Store
     from builder.verify import Verdict
 
 
@@ -56,7 +59,12 @@ def carry_out(
         image: Image | None = None
         for number, (step, inputs) in enumerate(zip(plan.steps, lineage, strict=True), 1):
             reporter.stage_started(step, number, len(plan.steps))
-            image = _have(step, inputs, image, place)
+            try:
+                image = _have(step, inputs, image, place)
+            except VaultbuildError:
+                if kept := what_is_kept(project.store, lineage, step.stage):
+                    reporter.note(kept)
+                raise
             project.store.remember(plan.variant, step.stage, inputs.documents)
             last = number == len(plan.steps)
             if step.verify and (last or project.checks(step.stage, whole=False).folders):
@@ -64,6 +72,19 @@ def carry_out(
     if image is None:
         raise ValueError("a plan without steps")
     return image
+
+
+def what_is_kept(store: Store, lineage: Sequence[StageInputs], stage: str) -> str | None:
+    """Say what a run that ended in ``stage`` leaves to the next one; None when that is nothing."""
+    done: list[str] = []
+    for inputs in lineage:
+        if inputs.stage == stage:
+            roles = itertools.takewhile(lambda pair: store.checkpoint(pair[1]), inputs.roles)
+            last = [role for role, _ in roles]
+            done += [f"{stage} up to {last[-1]}"] if last else []
+            break
+        done.append(inputs.stage)
+    return f"kept for the next run: {', '.join(done)}" if done else None
 
 
 @contextlib.contextmanager

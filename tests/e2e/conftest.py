@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -95,6 +96,20 @@ class Vaultbuild:
             env=env,
             start_new_session=True,
         )
+
+    def enter(self, stage: str, line: str) -> Ran:
+        """Type a line into a shell in the stage's disk, at a terminal of its own."""
+        command = [sys.executable, "-m", "builder", "shell", stage, "--project", self.project]
+        command += ["--engine", "nspawn"]
+        done = subprocess.run(
+            ["script", "-qec", shlex.join(map(str, command)), "/dev/null"],
+            input=f"{line}\nexit\n",
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)},
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
 
     def edit(self, name: str, old: str, new: str) -> None:
         """Replace ``old`` by ``new`` in a file of the project."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -74,11 +75,67 @@ def test_a_failed_run_goes_on_at_the_role_that_failed(copy):
     tasks.write_text(sound + BROKEN)
     failed = copy("stage", "final", "--engine", "nspawn", status=1)
     assert 'role seal, task "Fail on purpose" failed' in failed.stderr
+    assert "kept for the next run: base, final up to greeting" in failed.stderr
     assert roles(copy) == {"greeting": "reuse", "seal": "run"}
     tasks.write_text(sound)
     said = copy("stage", "final", "--engine", "nspawn").stderr
     assert "going on after greeting" in said
     assert record(copy)["resumed_after"] == "greeting"
+
+
+def test_the_machine_of_a_failed_role_can_be_entered(copy):
+    tasks = copy.project / SEAL
+    sound = tasks.read_text()
+    evidence = BROKEN.replace('command: "false"', "shell: echo it was here > /etc/evidence; false")
+    tasks.write_text("---" + evidence)
+    copy("stage", "final", "--engine", "nspawn", "--keep-failed", status=1)
+    opened = copy.enter("final", "cat /etc/evidence /etc/hostname; exit 7")
+    assert "it was here" in opened.stdout
+    assert opened.status == 7
+    tasks.write_text(sound)
+    assert "it was here" not in copy.enter("final", "cat /etc/evidence").stdout
+    copy("stage", "final", "--engine", "nspawn")
+
+
+def test_the_lines_that_changed_are_shown(copy):
+    tasks = copy.project / SEAL
+    tasks.write_text(tasks.read_text() + "# changed\n")
+    shown = copy("-v", "plan", "final", "--engine", "nspawn").stdout
+    assert "+# changed" in shown
+
+
+def test_a_build_is_compared_with_another(copy):
+    old = copy.keys()["final"]
+    copy.edit("stages/final/stage.yml", "hello", "good day")
+    copy("stage", "final", "--engine", "nspawn")
+    assert copy.plan() == {"base": "reuse", "final": "reuse"}
+    words = ("plan", "final", "--engine", "nspawn", "--against", old[:8])
+    assert "variable greeting_text hello → good day" in copy(*words).stdout
+    (reason,) = copy(*words, "--json").json["steps"][-1]["reasons"]
+    assert (reason["before"], reason["after"], reason["role"]) == ("hello", "good day", "greeting")
+    said = copy("plan", "final", "--engine", "nspawn", "--against", "0000", status=1).stderr
+    assert "names no build of final" in said
+    assert old[:12] in said
+
+
+def test_watching_builds_again_what_is_saved_and_stops_what_is_pointless(copy, eventually):
+    copy.edit("stages/final/stage.yml", "hello", "one")
+    wanted = copy.keys()["final"]
+    running = copy.start("stage", "final", "--engine", "nspawn", "--watch")
+    try:
+        eventually(lambda: copy.disk(wanted).exists(), "the first image is there")
+        copy.edit("stages/final/stage.yml", "one", "two")
+        pointless = copy.keys()["final"]
+        eventually(lambda: len(list(copy.var.glob("logs/*-final-*/container.log"))) > 1, "it runs")
+        copy.edit("stages/final/stage.yml", "two", "three")
+        wanted = copy.keys()["final"]
+        eventually(lambda: copy.disk(wanted).exists(), "the last image is there")
+    finally:
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate(timeout=120)
+    assert running.returncode == 130, stderr
+    assert "stopping what has become pointless" in stderr
+    assert not copy.disk(pointless).exists()
 
 
 def test_a_stage_that_lost_its_last_role_goes_on_from_what_is_left(copy):
