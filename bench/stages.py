@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _PARTS = ("ansible", "packer", "stages", "cache/etc")
 _CACHES = ("apt", "pypi")
 _CHANGED = "ansible/roles/monitoring/files/gpu-monitor"
+_LAST_OF_FRAMEWORKS = "ansible/roles/model_cache/tasks/main.yml"
 _TICK = 0.05
 _MIB = 1024
 
@@ -62,12 +63,18 @@ def _figures(project: Path, options: argparse.Namespace) -> list[Figure]:
     changed: list[list[Run]] = []
     for number in range(options.rounds or 3):
         say(f"change {number + 1} in final")
-        _change(project, number)
+        _change(project, _CHANGED, number)
         changed.append([_vaultbuild(project, words) for words in commands])
+    frameworks: list[Run] = []
+    for number in range(options.rounds or 3):
+        say(f"change {number + 1} in the last role of frameworks")
+        _change(project, _LAST_OF_FRAMEWORKS, number)
+        frameworks.append(_vaultbuild(project, ["stage", "frameworks"]))
     peak = max(run.peak_mib for runs in [full, *changed] for run in runs)
     return [
         *_compared("verified image", full[:1], [runs[:1] for runs in changed]),
         *(_compared("release", full, changed) if len(commands) > 1 else []),
+        *_resumed(full[0], frameworks),
         *(Figure(f"{name}, without its roles", own, "s", 10) for name, own in stages),
         Figure("peak memory of the driver", peak, "MiB", 200),
     ]
@@ -80,6 +87,15 @@ def _compared(what: str, full: list[Run], changed: list[list[Run]]) -> list[Figu
         Figure(f"full build to a {what}", whole, "s"),
         Figure(f"change in final to a {what}", part, "s"),
         Figure(f"change / full, {what}", part / whole, "x", 0.2),
+    ]
+
+
+def _resumed(full: Run, changed: list[Run]) -> list[Figure]:
+    part = median([run.seconds for run in changed])
+    name = "change in the last role of frameworks"
+    return [
+        Figure(f"{name} to its verified image", part, "s"),
+        Figure(f"{name} / full", part / full.seconds, "x", 0.1),
     ]
 
 
@@ -128,8 +144,8 @@ def _plan(project: Path) -> list[dict[str, Any]]:
     return steps
 
 
-def _change(project: Path, number: int) -> None:
-    with (project / _CHANGED).open("a") as file:
+def _change(project: Path, name: str, number: int) -> None:
+    with (project / name).open("a") as file:
         file.write(f"# change {number}, {time.time()}\n")
 
 
@@ -139,7 +155,7 @@ def _copy(project: Path) -> Path:
         shutil.copytree(ROOT / name, project / name, dirs_exist_ok=True)
     var = project / "cache/var"
     shutil.rmtree(project / "dist", ignore_errors=True)
-    for name in ("images", "latest", "verdicts", "index"):
+    for name in ("images", "checkpoints", "latest", "verdicts", "index"):
         shutil.rmtree(var / name, ignore_errors=True)
     for name in _CACHES:
         source = ROOT / "cache/var" / name

@@ -284,7 +284,7 @@ class Vaultbuild:
 
     def cold(self) -> float:
         """Remove all that it keeps but the packages, and make it."""
-        for name in ("images", "latest", "verdicts", "index"):
+        for name in ("images", "checkpoints", "latest", "verdicts", "index"):
             shutil.rmtree(self.project / "cache/var" / name, ignore_errors=True)
         return self.again()
 
