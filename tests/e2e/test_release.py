@@ -16,12 +16,20 @@ from pathlib import Path
 
 import pytest
 
+from builder import disks
+
 pytestmark = pytest.mark.e2e
 
 CHECK = """
 
 def test_cloud_init_was_told(host):
     assert host.file("/etc/told").content_string.strip() == "by cloud-init"
+"""
+
+FAILING = """
+- name: Fail on purpose
+  ansible.builtin.command: "false"
+  changed_when: false
 """
 
 
@@ -193,6 +201,15 @@ def test_it_was_booted_by_both_firmwares_and_checked(release):
     assert "final/test_final.py::test_cloud_init_was_told" in names
 
 
+def test_roles_in_a_vm_leave_checkpoints(released):
+    project, _ = released
+    disk = project.disk(project.keys("final", engine="qemu")["final"])
+    record = json.loads(disk.with_name("record.json").read_text())
+    assert disks.info(disk).backing == f"../../checkpoints/{record['checkpoint']}/disk.qcow2"
+    below = project.var / "checkpoints" / record["checkpoint"]
+    assert json.loads((below / "record.json").read_text())["role"] == "greeting"
+
+
 def test_a_second_build_does_nothing_and_keeps_the_file(released, release, journal):
     project, ran = released
     before = {path.name: path.stat() for path in release.iterdir()}
@@ -220,3 +237,19 @@ def test_a_release_that_lost_a_byte_is_in_the_way(released, release, tmp_path):
         file.truncate(disk.stat().st_size - 1)
     said = project("publish", "--engine", "qemu", "--output", tmp_path / "dist", status=1).stderr
     assert "is not this release" in said
+
+
+def test_a_failed_role_in_a_vm_is_kept_and_gone_on_from(released):
+    """The last test of this project: it changes it."""
+    project, _ = released
+    tasks = project.project / "ansible/roles/seal/tasks/main.yml"
+    sound = tasks.read_text()
+    tasks.write_text(sound + FAILING)
+    said = project("stage", "final", "--engine", "qemu", "--keep-failed", status=1).stderr
+    assert "going on after greeting" in said
+    assert "greeting  " not in said
+    kept = project.var / "failed/cloud-final/disk.qcow2"
+    disks.check(kept)
+    assert disks.info(kept).backing.startswith("../../checkpoints/")
+    steps = project("plan", "--engine", "qemu", "--json").json["steps"]
+    assert [role["action"] for role in steps[-1]["roles"]] == ["reuse", "run"]
