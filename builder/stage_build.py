@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from builder.store import Store
 
 _EVENTS = "events.jsonl"
-# Reads look through every layer until one has the bytes. Longer chains of one stage are merged when
-# it is done; see bench/README.md for what a layer costs.
-_MOST_LAYERS = 16
+MOST_LAYERS = 4
+"""Of one stage: reads look through them until one has the bytes, so longer chains are merged when
+the stage is done. ``bench.layers`` measures what they cost."""
 # Where a guest finds the caches; the ports are those their programs are known by.
 GUEST_PORTS = {"apt": 3142, "pypi": 3141}
 
@@ -187,7 +187,7 @@ def _settle(staged: Path, result: guest.Result, start: Start, parent: Image) -> 
     if checkpoint == (start.resumed.key if start.resumed else None):
         # A project's own template may have named it by a path that only holds here.
         disks.name_backing(disk, start.disk.backing)
-    if disks.depth(disk, below=parent.disk) > _MOST_LAYERS:
+    if disks.depth(disk, below=parent.disk) > MOST_LAYERS:
         disks.merge(disk, parent.backing)
         checkpoint = None
     disks.check(disk)
