@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _CHECK_SECONDS = 1800
 _BOOT_SECONDS = 600
+# How pytest ends when it did what it was asked to.
+_ALL_WELL, _SOME_FAILED, _NO_CHECKS = 0, 1, 5
+_ENDED = (_ALL_WELL, _SOME_FAILED, _NO_CHECKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """True when something was checked and nothing failed."""
-        return bool(self.results) and not self.failures
+        """True when a check passed and none failed; where all were skipped, nobody looked."""
+        return self.counts()["passed"] > 0 and not self.failures
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:
@@ -176,9 +179,17 @@ def ask(
     log = logs / "checks.log"
     with process.start(argv, log=log, env=env, cwd=work) as child:
         status = child.wait(_CHECK_SECONDS)
-    if not outcomes.exists():
+    results = _read_outcomes(outcomes) if status in _ENDED and outcomes.exists() else ()
+    if not _believable(status, results):
         raise process.failure(["pytest"], status, log.read_text(errors="replace"), log=log)
-    return _read_outcomes(outcomes)
+    return results
+
+
+def _believable(status: int, results: Sequence[CheckResult]) -> bool:
+    """Tell whether pytest's status fits what was written down: a run cut short proves nothing."""
+    failed = any(result.outcome == "failed" for result in results)
+    fits = {_ALL_WELL: bool(results), _SOME_FAILED: failed, _NO_CHECKS: not results}
+    return fits.get(status, False)
 
 
 def _wait_for_boot(endpoint: Endpoint) -> None:
@@ -201,6 +212,12 @@ def require_passed(verdict: Verdict, stage: str, *, log: Path | None = None) -> 
         raise CheckError(
             f"{stage}: no check was found", hint=f"add stages/{stage}/checks/test_*.py"
         )
+    if not verdict.failures:
+        raise CheckError(
+            f"{stage}: no check passed: all {len(verdict.results)} were skipped",
+            hint=f"in a VM more can be asked: vaultbuild verify {stage} --vm",
+            log=log,
+        )
     lines = [f"{stage}: {len(verdict.failures)} of {len(verdict.results)} checks failed"]
     lines += [f"       {item.name}\n{_reason(item)}" for item in verdict.failures]
     hint = f"look inside: vaultbuild shell {stage}"
@@ -217,7 +234,7 @@ def _pytest(endpoint: Endpoint, checks: CheckSet, work: Path, junit: Path | None
     argv = [
         sys.executable, "-m", "pytest", "-q",
         "-p", "no:cacheprovider", "-p", "builder.checks",
-        "--import-mode=importlib",
+        "--import-mode=importlib", "--continue-on-collection-errors",
         "--rootdir", str(checks.folders[0].parents[1]), "-c", "/dev/null",
         f"--hosts=ssh://{endpoint.user}@{endpoint.host}:{endpoint.port}",
         f"--ssh-config={config}",

@@ -101,10 +101,11 @@ def test_what_the_checks_expect_makes_another_set(digest_of):
         (["passed"], True),
         (["passed", "skipped"], True),
         (["passed", "failed"], False),
+        (["skipped"], False),
         ([], False),
     ],
 )
-def test_a_verdict_is_good_when_something_was_asked_and_nothing_failed(outcomes, passed):
+def test_a_verdict_is_good_when_something_passed_and_nothing_failed(outcomes, passed):
     assert verdict(*outcomes).passed is passed
 
 
@@ -160,6 +161,12 @@ def test_each_failing_check_is_named_with_its_reason(tmp_path):
     assert "vaultbuild shell final" in said.hint
     assert said.log == tmp_path
     assert said.exit_status == 1
+
+
+def test_checks_that_were_all_skipped_are_no_proof(tmp_path):
+    with pytest.raises(CheckError, match="all 2 were skipped") as caught:
+        require_passed(verdict("skipped", "skipped"), "base", log=tmp_path)
+    assert "vaultbuild verify base --vm" in caught.value.hint
 
 
 def test_a_stage_that_nobody_checked_is_not_good():
