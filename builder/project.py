@@ -171,7 +171,8 @@ class Project:
         """Return the checks of a stage: its own, or the ``whole`` of its lineage."""
         lineage = self.pipeline.lineage(name)
         chosen = lineage if whole else lineage[-1:]
-        return checks_of(chosen, self.cache, self.pipeline.variables_of(name))
+        pipeline = self.pipeline
+        return checks_of(chosen, self.cache, pipeline.variant, pipeline.variables_of(name))
 
     def verdict(self, key: str, checks: CheckSet) -> Verdict | None:
         """Return what the checks said about an image, when they were asked before."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from builder import __version__, digest, disks, files
 from builder.clones import boot_clones, clone_results
 from builder.errors import CheckError, StoreError
-from builder.verify import Verdict, require_passed
+from builder.verify import Verdict, copied, require_passed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -94,14 +94,16 @@ def publish(
     name = f"release-{image.key}"
     with project.store.locked(name, waiting=lambda who: reporter.note(f"waiting for {who}")):
         # Whoever held the lock may have published it.
-        return find_release(project.pipeline, image.key, output) or _make(
-            project, image, output, logs, reporter, compression
-        )
+        if found := find_release(project.pipeline, image.key, output):
+            return found
+        with copied(project.checks(image.record.stage, whole=True)) as checks:
+            return _make(project, image, checks, output, logs, reporter, compression)
 
 
 def _make(
     project: Project,
     image: Image,
+    checks: CheckSet,
     output: Path,
     logs: Callable[[], Path],
     reporter: Reporter,
@@ -109,7 +111,6 @@ def _make(
 ) -> Release:
     """Make the release beside its place, and move it there when it has proved itself."""
     pipeline, stage = project.pipeline, image.record.stage
-    checks = project.checks(stage, whole=True)
     verdict = _require_verdict(project, image, checks)
     lineage = _lineage(project, image)
     name = release_name(pipeline, image.key)

@@ -11,7 +11,7 @@ import contextlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from builder import digest, disks, files, process, ssh
 from builder.engines import Machine
 from builder.engines.keys import make_keys
 from builder.errors import CheckError
+from builder.inputs import copy_files, require_links_inside
 from builder.scratch import scratch
 
 if TYPE_CHECKING:
@@ -83,27 +84,51 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class CheckSet:
-    """The checks that apply to a stage: its own and those of what it stands on."""
+    """The checks that apply to a stage: its own and those of what it stands on.
+
+    ``folders`` and ``files`` are relative to ``root``: the project, or a copy of them.
+    """
 
     stage: str
-    folders: tuple[Path, ...]
+    variant: str
+    root: Path
+    folders: tuple[str, ...]
     files: Mapping[str, str]
     variables: Mapping[str, Any]
 
     def digest(self) -> str:
-        """Return the name of this set: its files and what they expect."""
-        return digest.digest_document({"files": self.files, "variables": self.variables})
+        """Return the name of this set: its files and all that they are told."""
+        told = {"variant": self.variant, "variables": self.variables}
+        return digest.digest_document({"files": self.files, **told})
 
 
 def checks_of(
-    lineage: Sequence[Stage], cache: digest.StatCache, variables: Mapping[str, Any]
+    lineage: Sequence[Stage], cache: digest.StatCache, variant: str, variables: Mapping[str, Any]
 ) -> CheckSet:
-    """Return the checks of the last stage of ``lineage``."""
+    """Return the checks of the last stage of ``lineage``.
+
+    Raises :class:`builder.errors.ProjectError` for links that lead out of their folder.
+    """
     names = [f"{stage.folder}/checks" for stage in lineage]
-    present = [name for name in names if (cache.root / name).is_dir()]
-    held = {path: value for name in present for path, value in cache.tree(name).items()}
-    folders = tuple(cache.root / name for name in present)
-    return CheckSet(lineage[-1].name, folders=folders, files=held, variables=variables)
+    folders = tuple(name for name in names if (cache.root / name).is_dir())
+    held: dict[str, str] = {}
+    for folder in folders:
+        found = cache.tree(folder)
+        require_links_inside(found, "folder of checks")
+        held.update(found)
+    return CheckSet(lineage[-1].name, variant, cache.root, folders, held, variables)
+
+
+@contextlib.contextmanager
+def copied(checks: CheckSet) -> Iterator[CheckSet]:
+    """Yield the set with copies of its files, which hold what its digest says.
+
+    A later edit belongs to the next run. Raises :class:`builder.inputs.EditedError` for an edit
+    that came between the digest and the copy.
+    """
+    with scratch() as folder:
+        copy_files(checks.root, checks.files, folder)
+        yield replace(checks, root=folder)
 
 
 def verdict_path(var: Path, image: str, checks: str, engine: str) -> Path:
@@ -136,8 +161,8 @@ def verify(
     if not checks.folders:
         return Verdict(image, checks.digest(), engine.name, 0.0, ())
     started = time.monotonic()
-    with throwaway(disk, engine, logs) as (endpoint, work):
-        results = ask(endpoint, checks, work=work, logs=logs, engine=engine.name, junit=junit)
+    with copied(checks) as copy, throwaway(disk, engine, logs) as (endpoint, work):
+        results = ask(endpoint, copy, work=work, logs=logs, engine=engine.name, junit=junit)
     seconds = round(time.monotonic() - started, 1)
     return Verdict(image, checks.digest(), engine.name, seconds, results)
 
@@ -164,10 +189,18 @@ def ask(
     engine: str,
     junit: Path | None = None,
 ) -> tuple[CheckResult, ...]:
-    """Run the checks against a running guest, once it has booted, and return what they said."""
+    """Run the checks against a running guest, once it has booted, and return what they said.
+
+    ``checks`` are copies (:func:`copied`), else they are not what their digest says for long.
+    """
     _wait_for_boot(endpoint)
     outcomes = work / "outcomes.json"
-    context = {"stage": checks.stage, "engine": engine, "variables": checks.variables}
+    context = {
+        "variant": checks.variant,
+        "stage": checks.stage,
+        "engine": engine,
+        "variables": checks.variables,
+    }
     files.write_json(work / "context.json", context, durable=False)
     argv = _pytest(endpoint, checks, work, junit)
     env = {
@@ -177,7 +210,8 @@ def ask(
         "VAULTBUILD_CHECK_RESULTS": str(outcomes),
     }
     log = logs / "checks.log"
-    with process.start(argv, log=log, env=env, cwd=work) as child:
+    # Started where their paths begin, so that what they say of a place holds in the project too.
+    with process.start(argv, log=log, env=env, cwd=checks.root) as child:
         status = child.wait(_CHECK_SECONDS)
     results = _read_outcomes(outcomes) if status in _ENDED and outcomes.exists() else ()
     if not _believable(status, results):
@@ -235,11 +269,11 @@ def _pytest(endpoint: Endpoint, checks: CheckSet, work: Path, junit: Path | None
         sys.executable, "-m", "pytest", "-q",
         "-p", "no:cacheprovider", "-p", "builder.checks",
         "--import-mode=importlib", "--continue-on-collection-errors",
-        "--rootdir", str(checks.folders[0].parents[1]), "-c", "/dev/null",
+        "--rootdir", str(checks.root), "--confcutdir", str(checks.root), "-c", "/dev/null",
         f"--hosts=ssh://{endpoint.user}@{endpoint.host}:{endpoint.port}",
         f"--ssh-config={config}",
         f"--ssh-identity-file={endpoint.private_key}",
-        *map(str, checks.folders),
+        *checks.folders,
     ]  # fmt: skip
     return [*argv, f"--junitxml={junit.resolve()}"] if junit else argv
 

@@ -3,13 +3,15 @@
 There is no guest: ``ssh`` is a program of the test, and the checks look at nothing.
 """
 
+from pathlib import Path
+
 import pytest
 
 from builder.digest import StatCache
 from builder.engines import Endpoint
 from builder.errors import CommandError
 from builder.pipeline import Resources, Stage
-from builder.verify import ask, checks_of
+from builder.verify import ask, checks_of, copied
 
 pytestmark = pytest.mark.integration
 
@@ -27,8 +29,9 @@ def checks(tmp_path, program):
     def write(**texts: str):
         for name, text in texts.items():
             (folder / f"{name}.py").write_text(text)
-        base = Stage("base", None, (), root / "t.j2", "caches", RESOURCES, folder.parent)
-        return checks_of((base,), StatCache(root, tmp_path / "files.json"), {"version": 1})
+        base = Stage("base", None, (), Path("t.j2"), "caches", RESOURCES, Path("stages/base"))
+        cache = StatCache(root, tmp_path / "files.json")
+        return checks_of((base,), cache, "one", {"version": 1})
 
     return write
 
@@ -42,7 +45,8 @@ def said(checks, tmp_path):
     def run(text: str = "", **texts: str) -> dict[str, tuple[str, str]]:
         endpoint = Endpoint("127.0.0.1", 1, "root", tmp_path / "key")
         chosen = checks(test_it=text, **texts)
-        results = ask(endpoint, chosen, work=work, logs=tmp_path / "logs", engine="qemu")
+        with copied(chosen) as copy:
+            results = ask(endpoint, copy, work=work, logs=tmp_path / "logs", engine="qemu")
         return {item.name: (item.outcome, item.message) for item in results}
 
     return run
@@ -93,6 +97,19 @@ def test_a_file_that_cannot_be_read_is_a_failure_and_hides_no_other(said):
 
 def test_a_file_without_a_check_says_nothing(said):
     assert said("") == {}
+
+
+def test_what_a_check_is_told(said):
+    text = "def test_it(context, expected): print(context, expected); assert not context"
+    _, message = said(text)["base/test_it.py::test_it"]
+    told = {"variant": "one", "stage": "base", "engine": "qemu", "variables": {"version": 1}}
+    assert str(told) in message
+
+
+def test_the_place_of_a_failure_is_named_as_in_the_project(said, tmp_path):
+    (tmp_path / "project/conftest.py").write_text("raise RuntimeError('not a file of the checks')")
+    _, message = said("def test_it():\n    assert 1 == 2\n")["base/test_it.py::test_it"]
+    assert message.endswith("\nstages/base/checks/test_it.py:2: AssertionError")
 
 
 # --- runs that were cut short ---------------------------------------------------------------------
