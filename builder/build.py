@@ -120,7 +120,13 @@ def check(
     reporter.doing(f"checking {stage}")
     logs = log_folder(project, stage, image.key, "checks")
     verdict = verify(
-        image.disk, checks, engine or project.engine, image=image.key, logs=logs, junit=junit
+        image.disk,
+        checks,
+        engine or project.engine,
+        project.pipeline.stage(stage).resources,
+        image=image.key,
+        logs=logs,
+        junit=junit,
     )
     path = verdict_path(project.var, image.key, verdict.checks, verdict.engine)
     files.write_json(path, verdict.to_json())

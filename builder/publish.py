@@ -123,7 +123,8 @@ def _make(
         disks.flatten(lineage[-1].disk, disk, compression=compression)
         disks.check(disk)
         reporter.doing("booting two clones of the release, under BIOS and UEFI")
-        clones = boot_clones(disk, checks, project.vm, logs())
+        resources = pipeline.stage(stage).resources
+        clones = boot_clones(disk, checks, project.vm, resources, logs())
         final = _judge(clones, image, checks, project.vm)
         reporter.checked("release", final, known=False)
         manifest = _manifest(pipeline, lineage, disk, (verdict, final), clones, compression)

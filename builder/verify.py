@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from builder.engines import Endpoint, Engine
-    from builder.pipeline import Stage
+    from builder.pipeline import Resources, Stage
 
 _CHECK_SECONDS = 1800
 _BOOT_SECONDS = 600
@@ -148,6 +148,7 @@ def verify(
     disk: Path,
     checks: CheckSet,
     engine: Engine,
+    resources: Resources,
     *,
     image: str,
     logs: Path,
@@ -161,7 +162,7 @@ def verify(
     if not checks.folders:
         return Verdict(image, checks.digest(), engine.name, 0.0, ())
     started = time.monotonic()
-    with copied(checks) as copy, throwaway(disk, engine, logs) as (endpoint, work):
+    with copied(checks) as copy, throwaway(disk, engine, resources, logs) as (endpoint, work):
         results = ask(endpoint, copy, work=work, logs=logs, engine=engine.name, junit=junit)
     seconds = round(time.monotonic() - started, 1)
     return Verdict(image, checks.digest(), engine.name, seconds, results)
@@ -169,13 +170,21 @@ def verify(
 
 @contextlib.contextmanager
 def throwaway(
-    disk: Path, engine: Engine, logs: Path, *, firmware: str = "bios"
+    disk: Path, engine: Engine, resources: Resources, logs: Path, *, firmware: str = "bios"
 ) -> Iterator[tuple[Endpoint, Path]]:
     """Boot an overlay that is thrown away; yield where it answers and a folder for the run."""
     with scratch() as work:
         overlay = work / "throwaway.qcow2"
         disks.make_overlay(disk.resolve(), overlay)
-        machine = Machine(overlay, work=work, logs=logs, keys=make_keys(work), firmware=firmware)
+        machine = Machine(
+            overlay,
+            work=work,
+            logs=logs,
+            keys=make_keys(work),
+            cpus=resources.cpus,
+            memory_mib=resources.memory_mib,
+            firmware=firmware,
+        )
         with engine.boot(machine) as endpoint:
             yield endpoint, work
 

@@ -34,7 +34,7 @@ def machine(tmp_path, require_program) -> Machine:
     logs.mkdir()
     disk = tmp_path / "disk.qcow2"
     process.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, str(64 * MIB)])
-    return Machine(disk=disk, work=work, logs=logs, keys=make_keys(work))
+    return Machine(disk, work=work, logs=logs, keys=make_keys(work), cpus=2, memory_mib=256)
 
 
 # --- keys -----------------------------------------------------------------------------------------

@@ -3,15 +3,20 @@
 There is no guest: ``ssh`` is a program of the test, and the checks look at nothing.
 """
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from builder import process
+from builder.clones import boot_clones
 from builder.digest import StatCache
 from builder.engines import Endpoint
 from builder.errors import CommandError
 from builder.pipeline import Resources, Stage
-from builder.verify import ask, checks_of, copied
+from builder.shell import open_shell
+from builder.verify import ask, checks_of, copied, verify
 
 pytestmark = pytest.mark.integration
 
@@ -100,10 +105,11 @@ def test_a_file_without_a_check_says_nothing(said):
 
 
 def test_what_a_check_is_told(said):
-    text = "def test_it(context, expected): print(context, expected); assert not context"
-    _, message = said(text)["base/test_it.py::test_it"]
     told = {"variant": "one", "stage": "base", "engine": "qemu", "variables": {"version": 1}}
-    assert str(told) in message
+    text = (
+        f"def test_it(context, expected): assert (context, expected) == ({told}, {{'version': 1}})"
+    )
+    assert said(text)["base/test_it.py::test_it"] == ("passed", "")
 
 
 def test_the_place_of_a_failure_is_named_as_in_the_project(said, tmp_path):
@@ -139,3 +145,63 @@ def test_an_error_in_pytest_itself_is_no_verdict(said):
     hook = "def pytest_runtest_makereport(item): raise RuntimeError('a bug')"
     with pytest.raises(CommandError, match="pytest failed with status 3"):
         said("def test_one(): pass", conftest=hook)
+
+
+# --- machines -------------------------------------------------------------------------------------
+
+# What tells who a guest is, for guests at ports 1 and 2.
+IDENTITY = """#!/bin/sh
+case "$*" in
+    *machine-id*Port=2*|*Port=2*machine-id*) printf 'id2\\ned25519 B\\nuefi\\n';;
+    *machine-id*) printf 'id1\\ned25519 A\\nbios\\n';;
+esac
+"""
+
+
+class Bench:
+    """An engine that boots nothing and remembers what it was given."""
+
+    name = "qemu"
+
+    def __init__(self) -> None:
+        self.given = []
+
+    @contextlib.contextmanager
+    def boot(self, machine):
+        self.given.append((machine.firmware, machine.cpus, machine.memory_mib))
+        machine.logs.mkdir(parents=True, exist_ok=True)
+        machine.console.write_text("localhost login: ")
+        yield Endpoint("127.0.0.1", 2 if machine.firmware == "uefi" else 1, "root", Path("key"))
+
+
+@pytest.fixture
+def disk(tmp_path, require_program) -> Path:
+    require_program("qemu-img")
+    path = tmp_path / "disk.qcow2"
+    process.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"])
+    return path
+
+
+def test_a_verification_has_the_resources_of_its_stage(checks, disk, tmp_path):
+    engine, chosen = Bench(), checks(test_it="def test_one(): pass")
+    verdict = verify(disk, chosen, engine, RESOURCES, image="i" * 64, logs=tmp_path / "logs")
+    assert verdict.passed
+    assert engine.given == [("bios", 3, 1234)]
+
+
+def test_clones_have_the_resources_of_their_stage(checks, disk, tmp_path, program):
+    engine, chosen = Bench(), checks(test_it="def test_one(): pass")
+    program("ssh", IDENTITY)
+    with copied(chosen) as copy:
+        first, second = boot_clones(disk, copy, engine, RESOURCES, tmp_path / "logs")
+    assert (first.machine_id, second.machine_id) == ("id1", "id2")
+    assert sorted(engine.given) == [("bios", 3, 1234), ("uefi", 3, 1234)]
+
+
+def test_a_shell_has_the_resources_of_its_stage(disk, tmp_path, program):
+    program("ssh", "#!/bin/sh\nexit 7\n")
+    stage = SimpleNamespace(resources=RESOURCES)
+    pipeline = SimpleNamespace(stage={"base": stage}.get)
+    project = SimpleNamespace(engine=Bench(), pipeline=pipeline, var=tmp_path / "var")
+    assert open_shell(project, "base", disk) == 7
+    assert project.engine.given == [("bios", 3, 1234)]
