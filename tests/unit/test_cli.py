@@ -1,6 +1,8 @@
 """The command line: words, exit statuses, and what goes to which stream."""
 
 import json
+import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,7 +12,12 @@ from click.testing import CliRunner
 from builder import __version__, errors
 from builder.cli import Commands, main
 from builder.cli_options import Settings
+from builder.digest import digest_file
+from builder.project import Project
+from builder.record import BuildRecord, DiskRecord
+from builder.store import DISK
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "plan",
     "stage",
@@ -175,6 +182,43 @@ def test_caches_that_do_not_run_are_told(run, project):
     assert done.exit_code == 0, done.stderr
     states = {cache["name"]: cache["state"] for cache in json.loads(done.stdout)["caches"]}
     assert states == {"apt": "stopped", "pypi": "stopped"}
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(project, monkeypatch, tmp_path):
+    """A project with an image of ``base``, as far as the store can tell."""
+    (tmp_path / "bin").mkdir()
+    packer = tmp_path / "bin/packer"
+    packer.write_text("#!/bin/sh\necho Packer v1.6.6\n")
+    packer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{packer.parent}:{os.environ['PATH']}")
+    shutil.copytree(ROOT / "packer", project() / "packer", dirs_exist_ok=True)
+    made = Project(project(), engine="nspawn")
+    inputs = made.inputs("base")[-1]
+    with made.store.staging() as staged:
+        (staged / DISK).write_bytes(b"disk")
+        record = BuildRecord(
+            key=inputs.key,
+            variant="one",
+            stage="base",
+            created="2026-11-20T10:00:00Z",
+            seconds=1.0,
+            documents=inputs.documents,
+            parent=None,
+            disk=DiskRecord(digest_file(staged / DISK), 4),
+        )
+        made.store.commit(staged, record)
+    return made.folder
+
+
+def test_a_bad_verdict_is_told_to_machines_too(run, built):
+    done = run("--project", built, "verify", "base", "--engine", "nspawn", "--json")
+    assert done.exit_code == 1
+    assert "error: base: no check was found" in done.stderr
+    assert json.loads(done.stdout)["results"] == []
 
 
 # --- completion -----------------------------------------------------------------------------------
