@@ -28,13 +28,15 @@ from builder.cli_options import (
     stage_names,
     variant_option,
 )
-from builder.errors import Interrupted, VaultbuildError
+from builder.errors import Interrupted, VaultbuildError, host_error
 
 if TYPE_CHECKING:
     from builder.project import Project
     from builder.publish import Release
     from builder.stage_build import Options
     from builder.store import Image
+
+_log = logging.getLogger(__name__)
 
 _WORK = 4
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -50,20 +52,27 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except VaultbuildError as error:
-            _show(ctx, error)
-            ctx.exit(error.exit_status)
+            _end(ctx, error)
+        except OSError as error:
+            refused = host_error(error)
+            if refused is None:
+                raise
+            _log.debug("where it was refused:", exc_info=True)
+            _end(ctx, refused)
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """List commands in the order of a day's work, as they stand in this file."""
         return list(self.commands)
 
 
-def _show(ctx: click.Context, error: VaultbuildError) -> None:
+def _end(ctx: click.Context, error: VaultbuildError) -> NoReturn:
+    """Stop what still runs, show the error, exit."""
     from builder.process import stop_all
 
     stop_all()
     settings = ctx.obj if isinstance(ctx.obj, Settings) else Settings(Path())
     settings.reporter.failed(error)
+    ctx.exit(error.exit_status)
 
 
 def _stop(signum: int, _frame: object) -> NoReturn:

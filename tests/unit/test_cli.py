@@ -1,5 +1,6 @@
 """The command line: words, exit statuses, and what goes to which stream."""
 
+import errno
 import json
 import os
 import shutil
@@ -132,9 +133,56 @@ def test_all_problems_of_a_project_are_one_message(failing, tmp_path):
     ]
 
 
-def test_a_bug_keeps_its_traceback(failing):
-    done = failing(ZeroDivisionError("a bug"))
-    assert isinstance(done.exception, ZeroDivisionError)
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        ("ENOSPC", "more space for cache/var"),
+        ("EDQUOT", "quota"),
+        ("EACCES", "chown"),
+        ("EPERM", "chown"),
+        ("EROFS", "read-only"),
+        ("EMFILE", "ulimit -n"),
+    ],
+)
+def test_what_the_kernel_refuses_is_one_message(failing, number, hint):
+    code = getattr(errno, number)
+    done = failing(OSError(code, os.strerror(code), "/srv/disk.qcow2"))
+    assert done.exit_code == 3
+    assert done.stdout == ""
+    message, said = done.stderr.splitlines()
+    assert message == f"error: /srv/disk.qcow2: {os.strerror(code)}"
+    assert said.startswith(" hint: ")
+    assert hint in said
+
+
+def test_what_is_refused_without_a_path_is_a_message_too(failing):
+    done = failing(OSError(errno.ENOSPC, "No space left on device"))
+    assert done.exit_code == 3
+    assert done.stderr.startswith("error: [Errno 28] No space left on device\n")
+
+
+def test_both_paths_of_a_refused_rename_are_named(failing):
+    done = failing(PermissionError(errno.EACCES, "Permission denied", "/srv/a", None, "/srv/b"))
+    assert "error: /srv/a -> /srv/b: Permission denied" in done.stderr
+
+
+def test_a_copied_folder_that_finds_no_space_is_no_bug(failing):
+    refused = ("/srv/a", "/srv/b", "[Errno 28] No space left on device: '/srv/b'")
+    done = failing(shutil.Error([refused]))
+    assert done.exit_code == 3
+    assert "/srv/b" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        ZeroDivisionError("a bug"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/a"),
+        OSError("a bug"),
+    ],
+)
+def test_a_bug_keeps_its_traceback(failing, bug):
+    assert failing(bug).exception is bug
 
 
 # --- the project ----------------------------------------------------------------------------------
