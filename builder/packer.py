@@ -31,7 +31,6 @@ _VERSION: Final = re.compile(r"^Packer v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
 _OLDEST: Final = (1, 6, 0)
 _WITH_PLUGINS: Final = (1, 7, 0)
 _USERS: Final = ("PACKER_", "XDG_CONFIG_HOME")
-_INSTALL: Final = "apt-get install packer (Debian 12), else see docs/install-packer.md"
 
 # "==> qemu.base: ..." is a build's first word, "--> qemu.base: ..." the summary of its failure.
 _STARTED: Final = re.compile(r"^==> [\w-]+\.[\w-]+: ", re.MULTILINE)
@@ -68,12 +67,15 @@ class Packer:
         said = process.run([path, "version"], env=_quiet(), check=False, timeout=60).stdout
         found = _VERSION.search(said)
         if not found:
-            raise HostError(f"{path} is not HashiCorp's Packer", hint=_INSTALL)
+            raise HostError(
+                f"{path} is not HashiCorp's Packer", hint=process.how_to_install("packer")
+            )
         version = (int(found[1]), int(found[2]), int(found[3]))
         if version < _OLDEST:
             name = ".".join(map(str, version))
             raise HostError(
-                f"{path} is Packer {name}; 1.6 is the oldest that will do", hint=_INSTALL
+                f"{path} is Packer {name}; 1.6 is the oldest that will do",
+                hint=process.how_to_install("packer"),
             )
         return cls(path, version, _plugin_folder(path) if version >= _WITH_PLUGINS else None)
 

@@ -36,17 +36,33 @@ _PASSED_ON = (
 )  # fmt: skip
 _TAIL_LINES = 20
 _running: set[Child] = set()
-_INSTALL = {
-    "mmdebstrap": "apt-get install mmdebstrap",
-    "packer": "apt-get install packer (Debian 12), else see docs/install-packer.md",
-    "qemu-img": "apt-get install qemu-utils",
-    "qemu-storage-daemon": "apt-get install qemu-utils",
-    "qemu-system-x86_64": "apt-get install qemu-system-x86",
-    "socat": "apt-get install socat",
-    "systemd-nspawn": "apt-get install systemd-container",
-    "apt-cacher-ng": "apt-get install apt-cacher-ng",
-    "xorriso": "apt-get install xorriso",
+# The package of Debian that brings a program.
+_PACKAGES = {
+    "apt-cacher-ng": "apt-cacher-ng",
+    "ip": "iproute2",
+    "losetup": "mount",
+    "mcopy": "mtools",
+    "mkfs.ext4": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "mmd": "mtools",
+    "mmdebstrap": "mmdebstrap",
+    "mount": "mount",
+    "packer": "packer",
+    "qemu-img": "qemu-utils",
+    "qemu-storage-daemon": "qemu-system-common",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+    "setsid": "util-linux",
+    "sfdisk": "fdisk",
+    "socat": "socat",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "systemd-nspawn": "systemd-container",
+    "unshare": "util-linux",
+    "xorriso": "xorriso",
 }
+# Not every Debian has these.
+_ELSEWHERE = {"packer": " (Debian 12), else see docs/install-packer.md"}
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -60,8 +76,16 @@ def require(program: str) -> str:
     search = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     if found := shutil.which(program, path=search):
         return found
-    hint = _INSTALL.get(program, f"install {program} and put it on PATH")
-    raise HostError(f"this host has no {program}", hint=hint)
+    raise HostError(f"this host has no {program}", hint=how_to_install(program))
+
+
+def how_to_install(*programs: str) -> str:
+    """Return what to type to have ``programs``."""
+    if not all(program in _PACKAGES for program in programs):
+        return f"install {' '.join(programs)} and put it on PATH"
+    packages = dict.fromkeys(_PACKAGES[program] for program in programs)
+    notes = (_ELSEWHERE.get(program, "") for program in programs)
+    return f"apt-get install {' '.join(packages)}{''.join(notes)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 GUEST_HOST = "10.0.2.100"
 # Emulation boots a Debian cloud kernel in 60 to 70 s on a busy two-core host; KVM in 5.
 _BOOT_SECONDS = {"kvm": 120, "tcg": 600}
-_FIRMWARE = (
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
-)
+OVMF = Path("/usr/share/OVMF")
+_FIRMWARE = (("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"), ("OVMF_CODE.fd", "OVMF_VARS.fd"))
 
 
 class QemuEngine:
@@ -129,9 +127,11 @@ def _firmware(machine: Machine) -> list[str]:
     ]  # fmt: skip
 
 
-def find_ovmf() -> tuple[Path, Path]:
-    """Return the UEFI firmware and its empty variable store."""
-    for code, variables in _FIRMWARE:
-        if Path(code).is_file() and Path(variables).is_file():
-            return Path(code), Path(variables)
-    raise HostError("this host has no UEFI firmware for VMs", hint="apt-get install ovmf")
+def find_ovmf(folder: Path = OVMF) -> tuple[Path, Path]:
+    """Return the UEFI firmware and its empty variable store: neither is of use alone."""
+    for names in _FIRMWARE:
+        code, variables = (folder / name for name in names)
+        if code.is_file() and variables.is_file():
+            return code, variables
+    pairs = " or ".join(" with ".join(names) for names in _FIRMWARE)
+    raise HostError(f"no UEFI firmware for VMs: {pairs} in {folder}", hint="apt-get install ovmf")

@@ -232,6 +232,14 @@ def test_caches_that_do_not_run_are_told(run, project):
     assert states == {"apt": "stopped", "pypi": "stopped"}
 
 
+@pytest.mark.parametrize("engine", ["qemu", "nspawn"])
+def test_doctor_judges_for_an_engine(run, project, engine):
+    (project() / "cache/etc").mkdir(parents=True)
+    done = run("--project", project(), "doctor", "--engine", engine, "--json")
+    levels = {found["id"]: found["level"] for found in json.loads(done.stdout)["findings"]}
+    assert levels["nspawn"] in {"ok", "fail" if engine == "nspawn" else "warn"}
+
+
 # --- verify ---------------------------------------------------------------------------------------
 
 
