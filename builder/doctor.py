@@ -1,9 +1,8 @@
 """Can this host build this pipeline? Each thing looked at, what was seen, and what cures it.
 
-A finding is a failure only when this pipeline cannot be built without it here, with the
-engine that is wanted: a host without root builds from a cloud image in a VM, one without KVM in a container.
-Nothing is changed, and all of it takes about a second, so that nobody has an excuse not to run it
-first.
+A finding is a failure only when this pipeline cannot be built without it here, with the engine that
+is wanted: a host without root builds from a cloud image in a VM, one without KVM in a container.
+Nothing is changed, and all of it takes about a second: nobody has an excuse not to run it first.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
 from builder.ports import free as free_port
 from builder.scratch import scratch
-from builder.vm_options import credential, user_network
+from builder.vm_options import credential, quoted, user_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,6 +47,7 @@ class QemuEngine:
         # Beside the disk's folder: what the overlay stands on has the same name in both.
         output = machine.disk.parent.with_name(f"{machine.disk.parent.name}-packer")
         above = (machine.disk.parent / parent).resolve()
+        _require_no_comma(output)
         with scratch() as sockets, _removed(output):
             circumstance = {
                 "accelerator": self.accelerator,
@@ -84,7 +85,8 @@ class QemuEngine:
             *acceleration(self.accelerator),
             "-smp", str(machine.cpus),
             "-m", str(machine.memory_mib),
-            "-drive", f"file={machine.disk},if=virtio,format=qcow2,discard=unmap,cache=unsafe",
+            "-drive",
+            f"file={quoted(machine.disk)},if=virtio,format=qcow2,discard=unmap,cache=unsafe",
             "-netdev", caches_network(port, machine.forwards),
             "-device", "virtio-net-pci,netdev=net,romfile=",
             "-device", "virtio-rng-pci",
@@ -100,6 +102,15 @@ def _removed(folder: Path) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_no_comma(folder: Path) -> None:
+    """Packer puts the disk's path among QEMU's options as it is."""
+    if "," in str(folder):
+        raise HostError(
+            f"Packer cannot start a VM from a folder with a comma in its path: {folder}",
+            hint="move the project, or use --engine nspawn",
+        )
 
 
 def acceleration(accelerator: str) -> list[str]:
@@ -122,8 +133,8 @@ def _firmware(machine: Machine) -> list[str]:
     own = machine.work / "efi-variables.fd"
     shutil.copyfile(variables, own)
     return [
-        "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}",
-        "-drive", f"if=pflash,format=raw,unit=1,file={own}",
+        "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={quoted(code)}",
+        "-drive", f"if=pflash,format=raw,unit=1,file={quoted(own)}",
     ]  # fmt: skip
 
 
