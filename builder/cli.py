@@ -6,8 +6,10 @@ are late, so that ``plan`` and ``--help`` start fast.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _WORK = 4
+_STOPS = b"\nstopping in good order; a second signal (Ctrl-C) kills what still runs\n"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -79,14 +82,17 @@ def _stop(signum: int, _frame: object) -> NoReturn:
     """Unwind at the first signal; at the second, kill what the unwinding waits for."""
     for other in _STOPPING:
         signal.signal(other, _kill)
+    # Past all buffers: the signal may have come in the midst of a line.
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), _STOPS)
     name = signal.Signals(signum).name
     raise Interrupted(f"stopped by {name}", hint="what was finished is kept; run it again")
 
 
 def _kill(_signum: int, _frame: object) -> None:
-    from builder.process import stop_all
+    from builder.process import kill_all
 
-    stop_all()
+    kill_all()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -225,17 +225,19 @@ class Child:
     def stop(self, signum: signal.Signals = signal.SIGTERM, *, grace: float = 30) -> int:
         """Ask the program to end, kill its session after ``grace`` seconds; return its status."""
         if self._popen.poll() is None:
-            self._signal(signum)
+            self.send(signum)
             try:
                 self._popen.wait(grace)
             except subprocess.TimeoutExpired:
                 _log.warning("%s did not stop within %g s and was killed", self.argv[0], grace)
         # Also after an orderly end: what the program left behind in its session must not live on.
-        self._signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
+        status = self._popen.wait()
         _running.discard(self)
-        return self._popen.wait()
+        return status
 
-    def _signal(self, signum: signal.Signals) -> None:
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal to the program and all that is in its session; return at once."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signum)
 
@@ -283,6 +285,16 @@ def start(
             start_new_session=True,
         )
     return Child(argv, popen, log)
+
+
+def kill_all() -> None:
+    """Kill every program that is still running, and return at once.
+
+    For a signal's handler, which may interrupt a wait for one of them: waiting a second time in the
+    same thread would wait for the first wait's lock, for ever.
+    """
+    for child in tuple(_running):
+        child.send(signal.SIGKILL)
 
 
 def stop_all() -> None:

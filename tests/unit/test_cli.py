@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from builder import __version__, errors
+from builder import __version__, cli, errors
 from builder.cli import Commands, main
 from builder.cli_options import Settings
 from builder.digest import digest_file
@@ -117,6 +117,13 @@ def test_each_error_has_its_status_and_one_message(failing, error, status):
     assert done.exit_code == status
     assert done.stdout == ""
     assert done.stderr == "error: it broke\n hint: mend it\n"
+
+
+def test_the_first_signal_is_answered_at_once(run, capfd):
+    """With what a second one would do; ``run`` leaves the handlers as they were."""
+    with pytest.raises(errors.Interrupted, match="stopped by SIGINT"):
+        cli._stop(signal.SIGINT, None)
+    assert "a second signal (Ctrl-C) kills" in capfd.readouterr().err
 
 
 def test_all_problems_of_a_project_are_one_message(failing, tmp_path):
