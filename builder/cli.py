@@ -357,7 +357,7 @@ def _emit_releases(releases: list[Release], *, as_json: bool) -> None:
 @engine_option
 @click.pass_obj
 def render(settings: Settings, stage: str, variant: str | None, engine: str) -> None:
-    """Print the Packer template of a stage, with placeholders for the paths of a run.
+    """Print the Packer template of a stage, with placeholders for what only a run knows.
 
     The name "source" stands for the template that installs an ISO.
 

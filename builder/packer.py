@@ -14,7 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from builder import process
 from builder.errors import CommandError, HostError, Problem, ProjectError
@@ -92,17 +92,6 @@ class Packer:
         if engine == "qemu" and self.line != "1.6" and self.plugins is None:
             raise self._no_plugin()
 
-    def validate(self, rendered: Path, *, work: Path, blame: Path | None = None) -> None:
-        """Let Packer judge a rendered template without running it; raises as :meth:`build`."""
-        argv = [self.program, "validate", rendered.name]
-        variables = self._environment(work)
-        done = process.run(argv, cwd=rendered.parent, env=variables, check=False, timeout=120)
-        if done.status:
-            output = done.stdout + done.stderr
-            raise self._refusal(output, blame or rendered) or process.failure(
-                argv, done.status, output
-            )
-
     def build(
         self,
         rendered: Path,
@@ -112,19 +101,18 @@ class Packer:
         env: Mapping[str, str] | None = None,
         keep_fds: Sequence[int] = (),
         timeout: float | None = None,
-        on_error: Literal["cleanup", "abort"] = "cleanup",
         blame: Path | None = None,
     ) -> None:
         """Run ``packer build`` in the folder of ``rendered``; what it says goes to ``log``.
 
-        ``env`` reaches the callback too. ``on_error="abort"`` leaves the output folder as it is
-        when a build fails. However this ends, nothing that Packer started is left running.
+        ``env`` reaches the callback too. However this ends, nothing that Packer started is
+        left running.
 
         Raises :class:`CallbackError` when the callback failed; :class:`ProjectError`, blaming
         ``blame`` (else ``rendered``), when Packer refuses the template; :class:`HostError` when the
         plugin is missing; :class:`CommandError` for all else and after ``timeout`` seconds.
         """
-        argv = [self.program, "build", "-color=false", f"-on-error={on_error}", rendered.name]
+        argv = [self.program, "build", "-color=false", rendered.name]
         before = log.stat().st_size if log.exists() else 0
         with scratch() as temporary:
             variables = {**(env or {}), **self._environment(work), "TMPDIR": str(temporary)}

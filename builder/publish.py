@@ -35,11 +35,10 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A published image. ``fresh`` is false when it was there already."""
+    """A published image."""
 
     folder: Path
     manifest: Mapping[str, Any]
-    fresh: bool
 
     @property
     def image(self) -> Path:
@@ -65,7 +64,7 @@ def find_release(pipeline: Pipeline, key: str, output: Path) -> Release | None:
         raise _in_the_way(folder, str(error)) from error
     if not whole or not ours:
         raise _in_the_way(folder, "its manifest does not fit it")
-    return Release(folder, manifest, fresh=False)
+    return Release(folder, manifest)
 
 
 def _in_the_way(folder: Path, reason: str) -> StoreError:
@@ -214,4 +213,4 @@ def _describe(staged: Path, manifest: Mapping[str, Any], disk: Path) -> None:
 def _commit(staged: Path, place: Path, manifest: Mapping[str, Any]) -> Release:
     if not files.commit(staged, place):
         raise _in_the_way(place, "somebody else published meanwhile")
-    return Release(place, manifest, fresh=True)
+    return Release(place, manifest)

@@ -97,7 +97,6 @@ def test_a_release_is_found(release, tmp_path):
     found = find_release(PIPELINE, KEY, tmp_path)
     assert found.folder == folder
     assert found.image.read_bytes() == b"disk"
-    assert found.fresh is False
 
 
 @pytest.mark.parametrize(
