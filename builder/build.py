@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from builder.project import Project
     from builder.report import Reporter
     from builder.store import Store
-    from builder.verify import Verdict
+    from builder.verify import CheckSet, Verdict
 
 
 def carry_out(
@@ -118,35 +118,40 @@ def _caches(
         yield endpoints
 
 
-def check(
-    project: Project,
-    image: Image,
-    reporter: Reporter,
-    *,
-    whole: bool,
-    junit: Path | None = None,
-    again: bool = False,
-    engine: Engine | None = None,
-) -> Verdict:
-    """Have a verdict on an image, by remembering or (always when ``again``) by asking it.
+def check(project: Project, image: Image, reporter: Reporter, *, whole: bool) -> None:
+    """Have a good verdict on an image, by remembering or by asking it.
 
-    ``engine`` boots it; None stands for the one that stages are built with. Raises
-    :class:`builder.errors.CheckError` unless the image is good.
+    Raises :class:`builder.errors.CheckError` unless the image is good.
     """
     stage = image.record.stage
     checks = project.checks(stage, whole=whole)
     known = project.verdict(image, checks)
-    if known and known.passed and not again:
+    if known and known.passed:
         reporter.checked(stage, known, known=True)
-        return known
+        return
+    verdict, log = judge(project, image, reporter, checks, project.engine)
+    require_passed(verdict, stage, log=log)
+
+
+def judge(
+    project: Project,
+    image: Image,
+    reporter: Reporter,
+    checks: CheckSet,
+    engine: Engine,
+    *,
+    junit: Path | None = None,
+) -> tuple[Verdict, Path]:
+    """Ask an image, booted by ``engine``; keep the verdict, return it and pytest's log."""
+    stage = image.record.stage
     reporter.doing(f"checking {stage}")
     logs = log_folder(project, stage, image.key, "checks")
-    verdict = verify(image, checks, engine or project.engine, logs=logs, junit=junit)
+    resources = project.pipeline.stage(stage).resources
+    verdict = verify(image, checks, engine, resources, logs=logs, junit=junit)
     path = verdict_path(project.var, image.key, verdict.checks, verdict.engine)
     files.write_json(path, verdict.to_json())
     reporter.checked(stage, verdict, known=False)
-    require_passed(verdict, stage, log=logs / "checks.log")
-    return verdict
+    return verdict, logs / "checks.log"
 
 
 def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplace) -> Image:

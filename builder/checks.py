@@ -18,6 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LONGEST_MESSAGE = 4000
 _outcomes: dict[str, dict[str, Any]] = {}
 
 
@@ -35,29 +36,38 @@ def expected(context: Mapping[str, Any]) -> Mapping[str, Any]:
     return variables
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Hold every check for failed until it has said otherwise: a run may end before its end."""
+    _outcomes.update(
+        {item.nodeid: _failed("E   it did not run to its end") for item in session.items}
+    )
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Remember the outcome; an error before or after a check counts as its failure."""
-    entry = _outcomes.setdefault(
-        report.nodeid, {"outcome": "passed", "seconds": 0.0, "message": ""}
-    )
+    entry = _outcomes[report.nodeid]
     entry["seconds"] = round(entry["seconds"] + report.duration, 3)
     if report.failed:
-        entry.update(outcome="failed", message=report.longreprtext[-4000:])
+        entry.update(outcome="failed", message=report.longreprtext)
     elif report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
         entry.update(outcome="skipped", message=str(reason))
+    elif report.when == "call":
+        entry.update(outcome="passed", message="")
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     """A file of checks that cannot be read is a failure, not an absence."""
     if report.failed:
-        _outcomes[report.nodeid or "collection"] = {
-            "outcome": "failed",
-            "seconds": 0.0,
-            "message": report.longreprtext[-4000:],
-        }
+        _outcomes[report.nodeid or "collection"] = _failed(report.longreprtext)
+
+
+def _failed(message: str) -> dict[str, Any]:
+    return {"outcome": "failed", "seconds": 0.0, "message": message}
 
 
 def pytest_sessionfinish() -> None:
     """Write the outcomes down."""
+    for entry in _outcomes.values():
+        entry["message"] = entry["message"][-_LONGEST_MESSAGE:]
     Path(os.environ["VAULTBUILD_CHECK_RESULTS"]).write_text(json.dumps(_outcomes, indent=2))

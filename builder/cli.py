@@ -6,8 +6,10 @@ are late, so that ``plan`` and ``--help`` start fast.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -29,7 +31,7 @@ from builder.cli_options import (
     stage_names,
     variant_option,
 )
-from builder.errors import Interrupted, VaultbuildError
+from builder.errors import Interrupted, VaultbuildError, host_error
 
 if TYPE_CHECKING:
     from builder.project import Project
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
     from builder.stage_build import Options
     from builder.store import Image
 
+_log = logging.getLogger(__name__)
+
 _WORK = 4
+_STOPS = b"\nstopping in good order; a second signal (Ctrl-C) kills what still runs\n"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -51,34 +56,44 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except VaultbuildError as error:
-            _show(ctx, error)
-            ctx.exit(error.exit_status)
+            _end(ctx, error)
+        except OSError as error:
+            refused = host_error(error)
+            if refused is None:
+                raise
+            _log.debug("where it was refused:", exc_info=True)
+            _end(ctx, refused)
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """List commands in the order of a day's work, as they stand in this file."""
         return list(self.commands)
 
 
-def _show(ctx: click.Context, error: VaultbuildError) -> None:
+def _end(ctx: click.Context, error: VaultbuildError) -> NoReturn:
+    """Stop what still runs, show the error, exit."""
     from builder.process import stop_all
 
     stop_all()
     settings = ctx.obj if isinstance(ctx.obj, Settings) else Settings(Path())
     settings.reporter.failed(error)
+    ctx.exit(error.exit_status)
 
 
 def _stop(signum: int, _frame: object) -> NoReturn:
     """Unwind at the first signal; at the second, kill what the unwinding waits for."""
     for other in _STOPPING:
         signal.signal(other, _kill)
+    # Past all buffers: the signal may have come in the midst of a line.
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), _STOPS)
     name = signal.Signals(signum).name
     raise Interrupted(f"stopped by {name}", hint="what was finished is kept; run it again")
 
 
 def _kill(_signum: int, _frame: object) -> None:
-    from builder.process import stop_all
+    from builder.process import kill_all
 
-    stop_all()
+    kill_all()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -277,22 +292,18 @@ def verify(
       vaultbuild verify drivers --junit drivers.xml
     """
     from builder import report
-    from builder.build import check
+    from builder.build import judge
+    from builder.verify import require_passed
 
     project = settings.project(variant, engine)
-    image = project.image(project.target(stage))
+    name = project.target(stage)
+    image, checks = project.image(name), project.checks(name, whole=True)
     engine_of_checks = project.vm if vm else project.engine
-    verdict = check(
-        project,
-        image,
-        settings.reporter,
-        whole=True,
-        junit=junit,
-        again=True,
-        engine=engine_of_checks,
-    )
+    verdict, log = judge(project, image, settings.reporter, checks, engine_of_checks, junit=junit)
+    # A machine reads a bad verdict too; the exit status and stderr say that it is one.
     if as_json:
         report.emit_json(verdict.to_json())
+    require_passed(verdict, name, log=log)
 
 
 @main.command()
@@ -358,7 +369,7 @@ def _emit_releases(releases: list[Release], *, as_json: bool) -> None:
 @engine_option
 @click.pass_obj
 def render(settings: Settings, stage: str, variant: str | None, engine: str) -> None:
-    """Print the Packer template of a stage, with placeholders for the paths of a run.
+    """Print the Packer template of a stage, with placeholders for what only a run knows.
 
     The name "source" stands for the template that installs an ISO.
 

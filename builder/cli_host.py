@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from builder.cli_options import Command, Settings, json_option, variant_option
+from builder.cli_options import Command, Settings, engine_option, json_option, variant_option
 from builder.errors import HostError
 
 if TYPE_CHECKING:
     from builder.caches import Status
+    from builder.doctor import EngineChoice
 
 
 @click.group()
@@ -87,9 +88,10 @@ def cache_status(settings: Settings, *, as_json: bool) -> None:
 
 @click.command(cls=Command)
 @variant_option
+@engine_option
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, variant: str | None, *, as_json: bool) -> None:
+def doctor(ctx: click.Context, variant: str | None, engine: EngineChoice, *, as_json: bool) -> None:
     """Say whether this host can build the pipeline; each problem comes with what cures it.
 
     \b
@@ -101,7 +103,7 @@ def doctor(ctx: click.Context, variant: str | None, *, as_json: bool) -> None:
     from builder import report
     from builder.doctor import examine
 
-    findings = examine(ctx.obj.project(variant).pipeline)
+    findings = examine(ctx.obj.project(variant).pipeline, engine=engine)
     if as_json:
         document = [asdict(finding) for finding in findings]
         report.emit_json({"schema": 1, "findings": document})

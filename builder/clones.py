@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from builder.engines import Endpoint
     from builder.engines.qemu import QemuEngine
+    from builder.pipeline import Resources
 
 _FIRMWARES = ("bios", "uefi")
 _IDENTITY = (
@@ -48,12 +49,16 @@ class Clone:
     seconds: float
 
 
-def boot_clones(disk: Path, checks: CheckSet, engine: QemuEngine, logs: Path) -> tuple[Clone, ...]:
+def boot_clones(
+    disk: Path, checks: CheckSet, engine: QemuEngine, resources: Resources, logs: Path
+) -> tuple[Clone, ...]:
     """Boot one clone per firmware, both at once, and ask each who it is; the first is checked."""
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(len(_FIRMWARES)) as pool:
         asked = [
-            pool.submit(_boot_clone, disk, checks, engine, logs / firmware, firmware, stop)
+            pool.submit(
+                _boot_clone, disk, checks, engine, resources, logs / firmware, firmware, stop
+            )
             for firmware in _FIRMWARES
         ]
         try:
@@ -69,12 +74,13 @@ def _boot_clone(
     disk: Path,
     checks: CheckSet,
     engine: QemuEngine,
+    resources: Resources,
     logs: Path,
     firmware: str,
     stop: threading.Event,
 ) -> Clone:
     started = time.monotonic()
-    with throwaway(disk, engine, logs, firmware=firmware) as (endpoint, work):
+    with throwaway(disk, engine, resources, logs, firmware=firmware) as (endpoint, work):
         machine_id, *host_keys, booted = _identity(endpoint)
         if booted != firmware:
             raise CheckError(f"the clone for {firmware} was booted by {booted}")

@@ -1,8 +1,8 @@
 """Can this host build this pipeline? Each thing looked at, what was seen, and what cures it.
 
-A finding is a failure only when this pipeline cannot be built without it here: a host without root
-builds from a cloud image, one without KVM in a container. Nothing is changed, and all of it takes
-about a second, so that nobody has an excuse not to run it first.
+A finding is a failure only when this pipeline cannot be built without it here, with the engine that
+is wanted: a host without root builds from a cloud image in a VM, one without KVM in a container.
+Nothing is changed, and all of it takes about a second: nobody has an excuse not to run it first.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder import caches, kvm, ports, process
+from builder.engines.qemu import OVMF, find_ovmf
 from builder.errors import CommandError, HostError
 from builder.packer import Packer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from builder.pipeline import Pipeline
 
 Level = Literal["ok", "warn", "fail"]
+EngineChoice = Literal["auto", "qemu", "nspawn"]
 
 _OLDEST_PYTHON = (3, 11)
 _OLDEST_QEMU = (6, 1)
@@ -34,28 +36,13 @@ _GIB = 2**30
 _MIB = 2**20
 _SECONDS = 20
 _LOOP_FILE = 1 << 20
-_FIRMWARE = ("OVMF_CODE_4M.fd", "OVMF_CODE.fd")
 _MEMORY = re.compile(r"^(\w+): +(\d+) kB$", re.MULTILINE)
 _VERSION = re.compile(r"version (\d+)\.(\d+)")
 
-# Programs that need only be there, by the package of Debian that brings them.
-_PROGRAMS: Mapping[str, tuple[str, ...]] = {
-    "socat": ("socat",),
-    "openssh-client": ("ssh", "ssh-keygen"),
-    "util-linux": ("setpriv", "unshare", "setsid"),
-}
-_DISK_PROGRAMS: Mapping[str, tuple[str, ...]] = {
-    "mmdebstrap": ("mmdebstrap",),
-    "mtools": ("mmd", "mcopy"),
-    "dosfstools": ("mkfs.vfat",),
-    "e2fsprogs": ("mkfs.ext4",),
-    "fdisk": ("sfdisk",),
-}
-_CONTAINER_PROGRAMS: Mapping[str, tuple[str, ...]] = {
-    "systemd-container": ("systemd-nspawn",),
-    "iproute2": ("ip",),
-    "mount": ("losetup", "mount"),
-}
+# Programs that need only be there.
+_PROGRAMS = ("socat", "ssh", "ssh-keygen", "setpriv", "unshare", "setsid")
+_DISK_PROGRAMS = ("mmdebstrap", "mmd", "mcopy", "mkfs.vfat", "mkfs.ext4", "sfdisk")
+_CONTAINER_PROGRAMS = ("systemd-nspawn", "ip", "losetup", "mount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +61,18 @@ class Host:
     """What is particular to the machine that is looked at; tests look at another."""
 
     devices: Path = Path("/dev")
-    firmware: Path = Path("/usr/share/OVMF")
+    firmware: Path = OVMF
     meminfo: Path = Path("/proc/meminfo")
     root: bool = field(default_factory=lambda: os.geteuid() == 0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A pipeline on a host, and what follows from the two."""
+    """A pipeline on a host with an engine, and what follows from the three."""
 
     pipeline: Pipeline
     host: Host = field(default_factory=Host)
+    wanted: EngineChoice = "auto"
 
     @property
     def var(self) -> Path:
@@ -97,14 +85,23 @@ class Case:
         return kvm.usable(self.var / "index/kvm.json", again=True)
 
     @property
+    def engine(self) -> str:
+        """The engine that stages would be built with."""
+        if self.wanted == "auto":
+            return "qemu" if self.kvm[0] else "nspawn"
+        return self.wanted
+
+    @property
     def container(self) -> Level:
-        """How bad it is when a container cannot run: without KVM it is how stages are built."""
-        return "warn" if self.kvm[0] else "fail"
+        """How bad it is when a container cannot run."""
+        return "fail" if self.engine == "nspawn" else "warn"
 
 
-def examine(pipeline: Pipeline, host: Host | None = None) -> list[Finding]:
-    """Look at everything that this pipeline needs of this host."""
-    case = Case(pipeline, host or Host())
+def examine(
+    pipeline: Pipeline, host: Host | None = None, *, engine: EngineChoice = "auto"
+) -> list[Finding]:
+    """Look at everything that this pipeline needs of this host, to be built with ``engine``."""
+    case = Case(pipeline, host or Host(), engine)
     return [finding for look in _LOOKS for finding in look(case)]
 
 
@@ -126,7 +123,7 @@ def _packer(case: Case) -> Iterator[Finding]:
         found.require_plugins("qemu")
     except HostError as error:
         # A container is provisioned by a builder that every Packer has inside.
-        level: Level = "fail" if case.kvm[0] else "warn"
+        level: Level = "fail" if case.engine == "qemu" else "warn"
         yield Finding("packer", "Packer", level, error.message, error.hint or "")
         return
     builder = f"plugins in {found.plugins}" if found.plugins else "its qemu builder inside"
@@ -134,22 +131,26 @@ def _packer(case: Case) -> Iterator[Finding]:
 
 
 def _qemu(_: Case) -> Iterator[Finding]:
-    yield _versioned("qemu", "QEMU", "qemu-system-x86_64", "qemu-system-x86")
-    yield _versioned("qemu-img", "qemu-img", "qemu-img", "qemu-utils")
+    yield _versioned("qemu", "QEMU", "qemu-system-x86_64")
+    yield _versioned("qemu-img", "qemu-img", "qemu-img")
 
 
 def _firmware(case: Case) -> Iterator[Finding]:
-    found = next((path for name in _FIRMWARE if (path := case.host.firmware / name).exists()), None)
-    evidence = str(found) if found else f"no {' or '.join(_FIRMWARE)} in {case.host.firmware}"
-    cure = "apt-get install ovmf"
-    yield _finding("uefi", "UEFI firmware", evidence, right=found is not None, cure=cure)
+    title = "UEFI firmware"
+    try:
+        code, variables = find_ovmf(case.host.firmware)
+    except HostError as error:
+        yield Finding("uefi", title, "fail", error.message, error.hint or "")
+    else:
+        yield Finding("uefi", title, "ok", f"{code} with {variables.name}")
 
 
 def _kvm(case: Case) -> Iterator[Finding]:
     works, seen = case.kvm
     cure = ""
     if not works:
-        cure = "stages are built in containers (--engine nspawn) and booted in emulation"
+        where = "in emulation" if case.engine == "qemu" else "in containers (--engine nspawn)"
+        cure = f"without it, stages are built {where} and booted in emulation"
         if "may not open" in seen:
             cure = "adduser $USER kvm, and log in again"
     yield Finding("kvm", "KVM", "ok" if works else "warn", seen, cure)
@@ -159,9 +160,11 @@ def _user(case: Case) -> Iterator[Finding]:
     if case.host.root:
         yield Finding("user", "root", "ok", "this is root")
         return
-    needs_root = case.pipeline.source.kind == "bootstrap" or not case.kvm[0]
+    bootstraps = case.pipeline.source.kind == "bootstrap"
+    needs_root = bootstraps or case.engine == "nspawn"
     why = "disks are made and containers started as root"
-    cure = "sudo vaultbuild ..., or build from a cloud image with --engine qemu"
+    cure = "sudo vaultbuild ..., or " + ("a cloud image and " if bootstraps else "")
+    cure += "--engine qemu" + ("" if case.kvm[0] else ", in emulation")
     yield Finding("user", "root", "fail" if needs_root else "warn", f"not root: {why}", cure)
 
 
@@ -176,7 +179,7 @@ def _fuse(case: Case) -> Iterator[Finding]:
     program, title = "qemu-storage-daemon", "disks as files (FUSE)"
     evidence = _said(program, "--help")
     if evidence is None:
-        cure = "apt-get install qemu-system-common"
+        cure = process.how_to_install(program)
         yield Finding("fuse", title, case.container, f"no {program}", cure)
     elif "type=]fuse" not in evidence:
         cure = f"install a {program} that was built with FUSE"
@@ -216,7 +219,7 @@ def _caches(case: Case) -> Iterator[Finding]:
 def _own_cache(case: Case, name: str, id_: str, title: str) -> Finding:
     """Say whether a cache that does not run now could be started."""
     program, cure = {
-        "apt": ("apt-cacher-ng", "apt-get install apt-cacher-ng"),
+        "apt": ("apt-cacher-ng", process.how_to_install("apt-cacher-ng")),
         "pypi": ("devpi-server", f"{sys.executable} -m pip install devpi-server"),
     }[name]
     path = _found(program)
@@ -260,11 +263,11 @@ def _finding(id_: str, title: str, evidence: str, *, right: bool, cure: str) -> 
     return Finding(id_, title, "ok" if right else "fail", evidence, "" if right else cure)
 
 
-def _versioned(id_: str, title: str, program: str, package: str) -> Finding:
+def _versioned(id_: str, title: str, program: str) -> Finding:
     """Say whether a program of QEMU is there and new enough."""
     said = _said(program, "--version")
     if said is None:
-        return Finding(id_, title, "fail", f"no {program}", f"apt-get install {package}")
+        return Finding(id_, title, "fail", f"no {program}", process.how_to_install(program))
     match = _VERSION.search(said)
     version = (int(match[1]), int(match[2])) if match else (0, 0)
     evidence = f"{said.splitlines()[0] if said else 'no version'} at {_found(program)}"
@@ -273,21 +276,12 @@ def _versioned(id_: str, title: str, program: str, package: str) -> Finding:
     return _finding(id_, title, evidence, right=version >= _OLDEST_QEMU, cure=cure)
 
 
-def _all_there(
-    id_: str, title: str, programs: Mapping[str, tuple[str, ...]], level: Level
-) -> Finding:
+def _all_there(id_: str, title: str, programs: Sequence[str], level: Level) -> Finding:
     """Say which of some programs are missing, and which packages bring them."""
-    missing = {
-        package: names
-        for package, wanted in programs.items()
-        if (names := [name for name in wanted if _found(name) is None])
-    }
+    missing = [program for program in programs if _found(program) is None]
     if not missing:
-        return Finding(
-            id_, title, "ok", " ".join(name for names in programs.values() for name in names)
-        )
-    absent = " ".join(name for names in missing.values() for name in names)
-    return Finding(id_, title, level, f"no {absent}", f"apt-get install {' '.join(missing)}")
+        return Finding(id_, title, "ok", " ".join(programs))
+    return Finding(id_, title, level, f"no {' '.join(missing)}", process.how_to_install(*missing))
 
 
 def _found(program: str) -> Path | None:

@@ -12,11 +12,17 @@
     └── Interrupted     130  somebody said stop
 
 Raised where the fact is known, with the hint written there. Caught once, in :mod:`builder.cli`.
-Anything else that surfaces is a bug and keeps its traceback.
+There too, what the kernel refuses because of this host (:func:`host_error`) becomes a message; any
+file may meet with it, and no line could say more about it than the kernel does. Anything else that
+surfaces is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,6 +79,39 @@ class HostError(VaultbuildError):
     """This host lacks something."""
 
     exit_status = 3
+
+
+_SPACE = "more space for cache/var (docs/store.md says what can go) or for {temporary}"
+_RIGHTS = "who may write there? Files of a run with sudo are root's: sudo chown -R $USER cache/var"
+_OPEN_FILES = "raise the limit: ulimit -n 4096"
+# What is this host's affair wherever it comes up. What is not here (no such file, a broken pipe)
+# may as well be a bug.
+_OF_THE_HOST = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: "this user's quota is used up: " + _SPACE,
+    errno.EFBIG: "the file system, or ulimit -f, allows no file of this size",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "the file system is read-only: mount it to be written to, or move the project",
+    errno.EMFILE: _OPEN_FILES,
+    errno.ENFILE: "this host has too many open files: see sysctl fs.file-max",
+    errno.ENOMEM: "this host is out of memory: see free -h",
+    errno.EIO: "the device failed: see dmesg",
+}
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
+
+
+def host_error(error: OSError) -> HostError | None:
+    """Return what a person is told of something that the kernel refused; None for a likely bug."""
+    number = error.errno
+    if number is None and (found := _NUMBER.search(str(error))):
+        number = int(found[1])  # shutil.copytree says all its errors in one text
+    if number not in _OF_THE_HOST:
+        return None
+    paths = [os.fsdecode(path) for path in (error.filename, error.filename2) if path is not None]
+    message = ": ".join([" -> ".join(paths), os.strerror(number)]) if paths else str(error)
+    hint = _OF_THE_HOST[number].format(temporary=tempfile.gettempdir())
+    return HostError(message, hint=hint)
 
 
 class CommandError(VaultbuildError):

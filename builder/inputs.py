@@ -130,8 +130,8 @@ class EditedError(VaultbuildError):
     def __init__(self, paths: Sequence[str]) -> None:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         super().__init__(
-            f"{paths[0]}{more} changed after the plan was made",
-            hint="run the same command again; it plans with what the files hold now",
+            f"{paths[0]}{more} changed while this run was under way",
+            hint="run the same command again; it goes by what the files hold now",
         )
         self.paths = tuple(paths)
 
@@ -201,7 +201,11 @@ def snapshot(project: Path, inputs: StageInputs, folder: Path) -> None:
     :class:`EditedError` when one is not what the key says.
     """
     folder.mkdir(parents=True)
-    files = inputs.files
+    copy_files(project, inputs.files, folder)
+
+
+def copy_files(project: Path, files: Mapping[str, str], folder: Path) -> None:
+    """Copy ``files``, each with what it holds, to ``folder``; raises :class:`EditedError`."""
     edited = [path for path, value in files.items() if _copy(project, path, value, folder) != value]
     if edited:
         raise EditedError(edited)
@@ -269,7 +273,7 @@ class _Reading:
         files = _entries(self._cache, paths)
         for name in (*self._pipeline.role_dependencies(role), role):
             files.update(self._tree(self._pipeline.role_folder(name)))
-        _require_links_inside(files)
+        require_links_inside(files, "role")
         return files
 
     def _tree(self, folder: Path) -> dict[str, str]:
@@ -311,8 +315,11 @@ def _entry(cache: StatCache, path: str) -> str:
         raise ProjectError([Problem(Path(path), "there is no such file")]) from error
 
 
-def _require_links_inside(files: Mapping[str, str]) -> None:
-    """Refuse links to what is not among ``files``: the key would not notice when that changes."""
+def require_links_inside(files: Mapping[str, str], what: str) -> None:
+    """Refuse links to what is not among ``files``: no digest would notice when that changes.
+
+    ``what`` is what the files make up: a role, a folder of checks.
+    """
     links = {path: value[len(_LINK) :] for path, value in files.items() if value.startswith(_LINK)}
     if not links:
         return
@@ -320,8 +327,8 @@ def _require_links_inside(files: Mapping[str, str]) -> None:
     problems = [
         Problem(
             Path(path),
-            f"is a link to {target}, which is not among the role's files",
-            hint="put a copy there, or link to a file of the same role",
+            f"is a link to {target}, which is not among the files of its {what}",
+            hint=f"put a copy there, or link to a file of the same {what}",
         )
         for path, target in links.items()
         if posixpath.normpath(posixpath.join(posixpath.dirname(path), target)) not in places

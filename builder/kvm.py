@@ -19,6 +19,7 @@ from typing import Any
 
 from builder import files, process
 from builder.errors import HostError
+from builder.vm_options import quoted
 
 _DEVICE = Path("/dev/kvm")
 _SECONDS = 5.0
@@ -130,7 +131,7 @@ def probe(machine: tuple[str, ...], *, seconds: float = _SECONDS) -> tuple[bool,
             "qemu-system-x86_64", *machine, "-m", "64", "-no-reboot",
             "-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{serial}",
             "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
-            "-drive", f"file={disk},format=raw,if=virtio,readonly=on",
+            "-drive", f"file={quoted(disk)},format=raw,if=virtio,readonly=on",
         ]  # fmt: skip
         status = _status(command, log, seconds)
         if status == _RIGHT_STATUS and serial.exists() and serial.read_bytes().endswith(_WORD):

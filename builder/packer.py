@@ -14,7 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from builder import process
 from builder.errors import CommandError, HostError, Problem, ProjectError
@@ -31,7 +31,6 @@ _VERSION: Final = re.compile(r"^Packer v(\d+)\.(\d+)\.(\d+)", re.MULTILINE)
 _OLDEST: Final = (1, 6, 0)
 _WITH_PLUGINS: Final = (1, 7, 0)
 _USERS: Final = ("PACKER_", "XDG_CONFIG_HOME")
-_INSTALL: Final = "apt-get install packer (Debian 12), else see docs/install-packer.md"
 
 # "==> qemu.base: ..." is a build's first word, "--> qemu.base: ..." the summary of its failure.
 _STARTED: Final = re.compile(r"^==> [\w-]+\.[\w-]+: ", re.MULTILINE)
@@ -68,12 +67,15 @@ class Packer:
         said = process.run([path, "version"], env=_quiet(), check=False, timeout=60).stdout
         found = _VERSION.search(said)
         if not found:
-            raise HostError(f"{path} is not HashiCorp's Packer", hint=_INSTALL)
+            raise HostError(
+                f"{path} is not HashiCorp's Packer", hint=process.how_to_install("packer")
+            )
         version = (int(found[1]), int(found[2]), int(found[3]))
         if version < _OLDEST:
             name = ".".join(map(str, version))
             raise HostError(
-                f"{path} is Packer {name}; 1.6 is the oldest that will do", hint=_INSTALL
+                f"{path} is Packer {name}; 1.6 is the oldest that will do",
+                hint=process.how_to_install("packer"),
             )
         return cls(path, version, _plugin_folder(path) if version >= _WITH_PLUGINS else None)
 
@@ -90,17 +92,6 @@ class Packer:
         if engine == "qemu" and self.line != "1.6" and self.plugins is None:
             raise self._no_plugin()
 
-    def validate(self, rendered: Path, *, work: Path, blame: Path | None = None) -> None:
-        """Let Packer judge a rendered template without running it; raises as :meth:`build`."""
-        argv = [self.program, "validate", rendered.name]
-        variables = self._environment(work)
-        done = process.run(argv, cwd=rendered.parent, env=variables, check=False, timeout=120)
-        if done.status:
-            output = done.stdout + done.stderr
-            raise self._refusal(output, blame or rendered) or process.failure(
-                argv, done.status, output
-            )
-
     def build(
         self,
         rendered: Path,
@@ -110,19 +101,18 @@ class Packer:
         env: Mapping[str, str] | None = None,
         keep_fds: Sequence[int] = (),
         timeout: float | None = None,
-        on_error: Literal["cleanup", "abort"] = "cleanup",
         blame: Path | None = None,
     ) -> None:
         """Run ``packer build`` in the folder of ``rendered``; what it says goes to ``log``.
 
-        ``env`` reaches the callback too. ``on_error="abort"`` leaves the output folder as it is
-        when a build fails. However this ends, nothing that Packer started is left running.
+        ``env`` reaches the callback too. However this ends, nothing that Packer started is
+        left running.
 
         Raises :class:`CallbackError` when the callback failed; :class:`ProjectError`, blaming
         ``blame`` (else ``rendered``), when Packer refuses the template; :class:`HostError` when the
         plugin is missing; :class:`CommandError` for all else and after ``timeout`` seconds.
         """
-        argv = [self.program, "build", "-color=false", f"-on-error={on_error}", rendered.name]
+        argv = [self.program, "build", "-color=false", rendered.name]
         before = log.stat().st_size if log.exists() else 0
         with scratch() as temporary:
             variables = {**(env or {}), **self._environment(work), "TMPDIR": str(temporary)}

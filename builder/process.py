@@ -36,17 +36,33 @@ _PASSED_ON = (
 )  # fmt: skip
 _TAIL_LINES = 20
 _running: set[Child] = set()
-_INSTALL = {
-    "mmdebstrap": "apt-get install mmdebstrap",
-    "packer": "apt-get install packer (Debian 12), else see docs/install-packer.md",
-    "qemu-img": "apt-get install qemu-utils",
-    "qemu-storage-daemon": "apt-get install qemu-utils",
-    "qemu-system-x86_64": "apt-get install qemu-system-x86",
-    "socat": "apt-get install socat",
-    "systemd-nspawn": "apt-get install systemd-container",
-    "apt-cacher-ng": "apt-get install apt-cacher-ng",
-    "xorriso": "apt-get install xorriso",
+# The package of Debian that brings a program.
+_PACKAGES = {
+    "apt-cacher-ng": "apt-cacher-ng",
+    "ip": "iproute2",
+    "losetup": "mount",
+    "mcopy": "mtools",
+    "mkfs.ext4": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "mmd": "mtools",
+    "mmdebstrap": "mmdebstrap",
+    "mount": "mount",
+    "packer": "packer",
+    "qemu-img": "qemu-utils",
+    "qemu-storage-daemon": "qemu-system-common",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+    "setsid": "util-linux",
+    "sfdisk": "fdisk",
+    "socat": "socat",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "systemd-nspawn": "systemd-container",
+    "unshare": "util-linux",
+    "xorriso": "xorriso",
 }
+# Not every Debian has these.
+_ELSEWHERE = {"packer": " (Debian 12), else see docs/install-packer.md"}
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -60,8 +76,16 @@ def require(program: str) -> str:
     search = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     if found := shutil.which(program, path=search):
         return found
-    hint = _INSTALL.get(program, f"install {program} and put it on PATH")
-    raise HostError(f"this host has no {program}", hint=hint)
+    raise HostError(f"this host has no {program}", hint=how_to_install(program))
+
+
+def how_to_install(*programs: str) -> str:
+    """Return what to type to have ``programs``."""
+    if not all(program in _PACKAGES for program in programs):
+        return f"install {' '.join(programs)} and put it on PATH"
+    packages = dict.fromkeys(_PACKAGES[program] for program in programs)
+    notes = (_ELSEWHERE.get(program, "") for program in programs)
+    return f"apt-get install {' '.join(packages)}{''.join(notes)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,17 +233,19 @@ class Child:
     def stop(self, signum: signal.Signals = signal.SIGTERM, *, grace: float = 30) -> int:
         """Ask the program to end, kill its session after ``grace`` seconds; return its status."""
         if self._popen.poll() is None:
-            self._signal(signum)
+            self.send(signum)
             try:
                 self._popen.wait(grace)
             except subprocess.TimeoutExpired:
                 _log.warning("%s did not stop within %g s and was killed", self.argv[0], grace)
         # Also after an orderly end: what the program left behind in its session must not live on.
-        self._signal(signal.SIGKILL)
+        self.send(signal.SIGKILL)
+        status = self._popen.wait()
         _running.discard(self)
-        return self._popen.wait()
+        return status
 
-    def _signal(self, signum: signal.Signals) -> None:
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal to the program and all that is in its session; return at once."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signum)
 
@@ -267,6 +293,16 @@ def start(
             start_new_session=True,
         )
     return Child(argv, popen, log)
+
+
+def kill_all() -> None:
+    """Kill every program that is still running, and return at once.
+
+    For a signal's handler, which may interrupt a wait for one of them: waiting a second time in the
+    same thread would wait for the first wait's lock, for ever.
+    """
+    for child in tuple(_running):
+        child.send(signal.SIGKILL)
 
 
 def stop_all() -> None:

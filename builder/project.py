@@ -21,7 +21,7 @@ from builder.inputs import StageInputs, Toolset, lineage_inputs, remembered_temp
 from builder.packer import Packer
 from builder.pipeline import load_pipeline
 from builder.plan import make_plan
-from builder.provision import PROVISIONING_VERSION
+from builder.provision import PROVISIONING_VERSION, strategy_for
 from builder.sources.bootstrap import BOOTSTRAP_VERSION
 from builder.store import DISK, Store
 from builder.texts import changed_lines
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 # The modules that turn a template into its description.
 _RENDERING = ("template.py", "hcl.py", "vm_options.py")
-# The distributions whose versions shape what is in an image.
-_SHAPING = ("ansible-core", "ansible-runner", "jinja2")
+# The distributions whose versions shape what is in an image; mitogen need not be there.
+_SHAPING = ("ansible-core", "ansible-runner", "jinja2", "mitogen")
+_OPTIONAL = "mitogen"
 
 
 class Project:
@@ -218,7 +219,8 @@ class Project:
         """Return the checks of a stage: its own, or the ``whole`` of its lineage."""
         lineage = self.pipeline.lineage(name)
         chosen = lineage if whole else lineage[-1:]
-        return checks_of(chosen, self.cache, self.pipeline.variables_of(name))
+        pipeline = self.pipeline
+        return checks_of(chosen, self.cache, pipeline.variant, pipeline.variables_of(name))
 
     def verdict(self, image: Image, checks: CheckSet) -> Verdict | None:
         """Return what the checks said about an image, when they were asked before.
@@ -250,10 +252,14 @@ class Project:
         return fresh and self.engine.name == "qemu"
 
     def _toolset(self) -> Toolset:
+        distributions = self._distributions()
         versions = {
             "packer": str(self.packer),
             "provisioning": str(PROVISIONING_VERSION),
-            **self._distributions(),
+            **distributions,
+            "strategy": strategy_for(
+                distributions["ansible-core"], distributions.get(_OPTIONAL)
+            ).name,
         }
         names = [stage.name for stage in self.pipeline.stages]
         context = {
@@ -270,7 +276,7 @@ class Project:
     def _distributions(self) -> dict[str, str]:
         """Return the versions of what provisions, asking only after an installation."""
         libraries = file_signature(Path(_site_packages()))
-        return self.facts.remember("libraries", libraries, _installed)
+        return self.facts.remember("libraries", f"{libraries} {' '.join(_SHAPING)}", _installed)
 
     def template_context(self, stage: Stage) -> TemplateContext:
         """Return what the template of a stage is given, in a circumstance that is nobody's."""
@@ -308,6 +314,16 @@ def _site_packages() -> str:
 
 
 def _installed() -> dict[str, str]:
+    found = {name: _version(name) for name in _SHAPING}
+    return {name: version for name, version in found.items() if version}
+
+
+def _version(name: str) -> str | None:
     from importlib import metadata  # late: reads a folder of a hundred entries
 
-    return {name: metadata.version(name) for name in _SHAPING}
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        if name == _OPTIONAL:
+            return None
+        raise

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from builder.events import Writer
     from builder.ssh import Link
 
-# Part of every key: raise it when a change here may change bytes in an image.
+# Part of every key: raise it when a change here, or in another module that provisions
+# (tests/guards/test_versions.py lists them), may change bytes in an image.
 PROVISIONING_VERSION = 1
 
 _HOST = "guest"
@@ -155,16 +156,17 @@ def choose_strategy(wanted: str = "auto") -> Strategy:
 
     if wanted == "pipelining":
         return Strategy("pipelining", "asked for")
-    core = version("ansible-core")
     try:
         mitogen = version("mitogen")
     except PackageNotFoundError:
+        mitogen = None
+    return strategy_for(version("ansible-core"), mitogen)
+
+
+def strategy_for(core: str, mitogen: str | None) -> Strategy:
+    """Return the strategy for a pair of versions; ``mitogen`` is None where there is none."""
+    if mitogen is None:
         return Strategy("pipelining", "mitogen is not installed")
-    return strategy_for(core, mitogen)
-
-
-def strategy_for(core: str, mitogen: str) -> Strategy:
-    """Return the strategy for a pair of versions."""
     least = _MITOGEN_FOR_CORE.get(".".join(core.split(".")[:2]))
     pair = f"mitogen {mitogen} with ansible-core {core}"
     # A version with letters is a pre-release, which nobody tried.

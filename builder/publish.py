@@ -17,7 +17,7 @@ from builder import __version__, digest, disks, files
 from builder.clones import boot_clones, clone_results
 from builder.digest import file_signature
 from builder.errors import CheckError, StoreError
-from builder.verify import Verdict, require_passed
+from builder.verify import Verdict, copied, require_passed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,11 +37,10 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A published image. ``fresh`` is false when it was there already."""
+    """A published image."""
 
     folder: Path
     manifest: Mapping[str, Any]
-    fresh: bool
 
     @property
     def image(self) -> Path:
@@ -78,7 +77,7 @@ def find_release(
         raise _in_the_way(folder, "its file was changed after it was published")
     if made != {**_link(image), "compression": compression}:
         raise _in_the_way(folder, "it was made of another build, or compressed in another way")
-    return Release(folder, manifest, fresh=False)
+    return Release(folder, manifest)
 
 
 def _in_the_way(folder: Path, reason: str) -> StoreError:
@@ -108,12 +107,16 @@ def publish(
     name = f"release-{image.key}"
     with project.store.locked(name, waiting=lambda who: reporter.note(f"waiting for {who}")):
         # Whoever held the lock may have published it.
-        return find_release(*wanted) or _make(project, image, output, logs, reporter, compression)
+        if found := find_release(*wanted):
+            return found
+        with copied(project.checks(image.record.stage, whole=True)) as checks:
+            return _make(project, image, checks, output, logs, reporter, compression)
 
 
 def _make(
     project: Project,
     image: Image,
+    checks: CheckSet,
     output: Path,
     logs: Callable[[], Path],
     reporter: Reporter,
@@ -121,7 +124,6 @@ def _make(
 ) -> Release:
     """Make the release beside its place, and move it there when it has proved itself."""
     pipeline, stage = project.pipeline, image.record.stage
-    checks = project.checks(stage, whole=True)
     verdict = _require_verdict(project, image, checks)
     lineage = _lineage(project, image)
     name = release_name(pipeline, image.key)
@@ -134,7 +136,8 @@ def _make(
         disks.flatten(lineage[-1].disk, disk, compression=compression)
         disks.check(disk)
         reporter.doing("booting two clones of the release, under BIOS and UEFI")
-        clones = boot_clones(disk, checks, project.vm, logs())
+        resources = pipeline.stage(stage).resources
+        clones = boot_clones(disk, checks, project.vm, resources, logs())
         final = _judge(clones, image, checks, project.vm)
         reporter.checked("release", final, known=False)
         manifest = _manifest(pipeline, lineage, disk, (verdict, final), clones, compression)
@@ -232,4 +235,4 @@ def _describe(staged: Path, manifest: Mapping[str, Any], disk: Path) -> None:
 def _commit(staged: Path, place: Path, manifest: Mapping[str, Any]) -> Release:
     if not files.commit(staged, place):
         raise _in_the_way(place, "somebody else published meanwhile")
-    return Release(place, manifest, fresh=True)
+    return Release(place, manifest)

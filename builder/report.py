@@ -124,10 +124,6 @@ class ConsoleReporter:
         return self._status
 
 
-class SilentReporter(Reporter):
-    """Tells nobody: for tests, and for programs that use vaultbuild as a library."""
-
-
 def _nearby(path: Path) -> Path:
     """Return ``path`` as a person here would type it."""
     here = Path.cwd()

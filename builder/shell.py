@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def open_shell(project: Project, stage: str, disk: Path) -> int:
     """Boot a throwaway overlay of ``disk``, open a shell at this terminal, return its status."""
     logs = log_folder(project, "shell", stage)
-    with throwaway(disk, project.engine, logs) as (endpoint, _):
+    resources = project.pipeline.stage(stage).resources
+    with throwaway(disk, project.engine, resources, logs) as (endpoint, _):
         address = f"{endpoint.user}@{endpoint.host}"
         return process.attach(["ssh", "-t", *ssh.options(endpoint), address])

@@ -11,7 +11,7 @@ import contextlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +19,21 @@ from builder import digest, disks, files, process, ssh
 from builder.engines import Machine
 from builder.engines.keys import make_keys
 from builder.errors import CheckError
+from builder.inputs import copy_files, require_links_inside
 from builder.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from builder.engines import Endpoint, Engine
-    from builder.pipeline import Stage
+    from builder.pipeline import Resources, Stage
     from builder.store import Image
 
 _CHECK_SECONDS = 1800
 _BOOT_SECONDS = 600
+# How pytest ends when it did what it was asked to.
+_ALL_WELL, _SOME_FAILED, _NO_CHECKS = 0, 1, 5
+_ENDED = (_ALL_WELL, _SOME_FAILED, _NO_CHECKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,8 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """True when something was checked and nothing failed."""
-        return bool(self.results) and not self.failures
+        """True when a check passed and none failed; where all were skipped, nobody looked."""
+        return self.counts()["passed"] > 0 and not self.failures
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:
@@ -82,27 +86,51 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class CheckSet:
-    """The checks that apply to a stage: its own and those of what it stands on."""
+    """The checks that apply to a stage: its own and those of what it stands on.
+
+    ``folders`` and ``files`` are relative to ``root``: the project, or a copy of them.
+    """
 
     stage: str
-    folders: tuple[Path, ...]
+    variant: str
+    root: Path
+    folders: tuple[str, ...]
     files: Mapping[str, str]
     variables: Mapping[str, Any]
 
     def digest(self) -> str:
-        """Return the name of this set: its files and what they expect."""
-        return digest.digest_document({"files": self.files, "variables": self.variables})
+        """Return the name of this set: its files and all that they are told."""
+        told = {"variant": self.variant, "variables": self.variables}
+        return digest.digest_document({"files": self.files, **told})
 
 
 def checks_of(
-    lineage: Sequence[Stage], cache: digest.StatCache, variables: Mapping[str, Any]
+    lineage: Sequence[Stage], cache: digest.StatCache, variant: str, variables: Mapping[str, Any]
 ) -> CheckSet:
-    """Return the checks of the last stage of ``lineage``."""
+    """Return the checks of the last stage of ``lineage``.
+
+    Raises :class:`builder.errors.ProjectError` for links that lead out of their folder.
+    """
     names = [f"{stage.folder}/checks" for stage in lineage]
-    present = [name for name in names if (cache.root / name).is_dir()]
-    held = {path: value for name in present for path, value in cache.tree(name).items()}
-    folders = tuple(cache.root / name for name in present)
-    return CheckSet(lineage[-1].name, folders=folders, files=held, variables=variables)
+    folders = tuple(name for name in names if (cache.root / name).is_dir())
+    held: dict[str, str] = {}
+    for folder in folders:
+        found = cache.tree(folder)
+        require_links_inside(found, "folder of checks")
+        held.update(found)
+    return CheckSet(lineage[-1].name, variant, cache.root, folders, held, variables)
+
+
+@contextlib.contextmanager
+def copied(checks: CheckSet) -> Iterator[CheckSet]:
+    """Yield the set with copies of its files, which hold what its digest says.
+
+    A later edit belongs to the next run. Raises :class:`builder.inputs.EditedError` for an edit
+    that came between the digest and the copy.
+    """
+    with scratch() as folder:
+        copy_files(checks.root, checks.files, folder)
+        yield replace(checks, root=folder)
 
 
 def verdict_path(var: Path, image: str, checks: str, engine: str) -> Path:
@@ -122,6 +150,7 @@ def verify(
     image: Image,
     checks: CheckSet,
     engine: Engine,
+    resources: Resources,
     *,
     logs: Path,
     junit: Path | None = None,
@@ -135,21 +164,29 @@ def verify(
     if not checks.folders:
         return Verdict(image.key, disk, checks.digest(), engine.name, 0.0, ())
     started = time.monotonic()
-    with throwaway(image.disk, engine, logs) as (endpoint, work):
-        results = ask(endpoint, checks, work=work, logs=logs, engine=engine.name, junit=junit)
+    with copied(checks) as copy, throwaway(image.disk, engine, resources, logs) as (endpoint, work):
+        results = ask(endpoint, copy, work=work, logs=logs, engine=engine.name, junit=junit)
     seconds = round(time.monotonic() - started, 1)
     return Verdict(image.key, disk, checks.digest(), engine.name, seconds, results)
 
 
 @contextlib.contextmanager
 def throwaway(
-    disk: Path, engine: Engine, logs: Path, *, firmware: str = "bios"
+    disk: Path, engine: Engine, resources: Resources, logs: Path, *, firmware: str = "bios"
 ) -> Iterator[tuple[Endpoint, Path]]:
     """Boot an overlay that is thrown away; yield where it answers and a folder for the run."""
     with scratch() as work:
         overlay = work / "throwaway.qcow2"
         disks.make_overlay(disk.resolve(), overlay)
-        machine = Machine(overlay, work=work, logs=logs, keys=make_keys(work), firmware=firmware)
+        machine = Machine(
+            overlay,
+            work=work,
+            logs=logs,
+            keys=make_keys(work),
+            cpus=resources.cpus,
+            memory_mib=resources.memory_mib,
+            firmware=firmware,
+        )
         with engine.boot(machine) as endpoint:
             yield endpoint, work
 
@@ -163,10 +200,18 @@ def ask(
     engine: str,
     junit: Path | None = None,
 ) -> tuple[CheckResult, ...]:
-    """Run the checks against a running guest, once it has booted, and return what they said."""
+    """Run the checks against a running guest, once it has booted, and return what they said.
+
+    ``checks`` are copies (:func:`copied`), else they are not what their digest says for long.
+    """
     _wait_for_boot(endpoint)
     outcomes = work / "outcomes.json"
-    context = {"stage": checks.stage, "engine": engine, "variables": checks.variables}
+    context = {
+        "variant": checks.variant,
+        "stage": checks.stage,
+        "engine": engine,
+        "variables": checks.variables,
+    }
     files.write_json(work / "context.json", context, durable=False)
     argv = _pytest(endpoint, checks, work, junit)
     env = {
@@ -176,11 +221,20 @@ def ask(
         "VAULTBUILD_CHECK_RESULTS": str(outcomes),
     }
     log = logs / "checks.log"
-    with process.start(argv, log=log, env=env, cwd=work) as child:
+    # Started where their paths begin, so that what they say of a place holds in the project too.
+    with process.start(argv, log=log, env=env, cwd=checks.root) as child:
         status = child.wait(_CHECK_SECONDS)
-    if not outcomes.exists():
+    results = _read_outcomes(outcomes) if status in _ENDED and outcomes.exists() else ()
+    if not _believable(status, results):
         raise process.failure(["pytest"], status, log.read_text(errors="replace"), log=log)
-    return _read_outcomes(outcomes)
+    return results
+
+
+def _believable(status: int, results: Sequence[CheckResult]) -> bool:
+    """Tell whether pytest's status fits what was written down: a run cut short proves nothing."""
+    failed = any(result.outcome == "failed" for result in results)
+    fits = {_ALL_WELL: bool(results), _SOME_FAILED: failed, _NO_CHECKS: not results}
+    return fits.get(status, False)
 
 
 def _wait_for_boot(endpoint: Endpoint) -> None:
@@ -203,6 +257,12 @@ def require_passed(verdict: Verdict, stage: str, *, log: Path | None = None) -> 
         raise CheckError(
             f"{stage}: no check was found", hint=f"add stages/{stage}/checks/test_*.py"
         )
+    if not verdict.failures:
+        raise CheckError(
+            f"{stage}: no check passed: all {len(verdict.results)} were skipped",
+            hint=f"in a VM more can be asked: vaultbuild verify {stage} --vm",
+            log=log,
+        )
     lines = [f"{stage}: {len(verdict.failures)} of {len(verdict.results)} checks failed"]
     lines += [f"       {item.name}\n{_reason(item)}" for item in verdict.failures]
     hint = f"look inside: vaultbuild shell {stage}"
@@ -219,12 +279,12 @@ def _pytest(endpoint: Endpoint, checks: CheckSet, work: Path, junit: Path | None
     argv = [
         sys.executable, "-m", "pytest", "-q",
         "-p", "no:cacheprovider", "-p", "builder.checks",
-        "--import-mode=importlib",
-        "--rootdir", str(checks.folders[0].parents[1]), "-c", "/dev/null",
+        "--import-mode=importlib", "--continue-on-collection-errors",
+        "--rootdir", str(checks.root), "--confcutdir", str(checks.root), "-c", "/dev/null",
         f"--hosts=ssh://{endpoint.user}@{endpoint.host}:{endpoint.port}",
         f"--ssh-config={config}",
         f"--ssh-identity-file={endpoint.private_key}",
-        *map(str, checks.folders),
+        *checks.folders,
     ]  # fmt: skip
     return [*argv, f"--junitxml={junit.resolve()}"] if junit else argv
 

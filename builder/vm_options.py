@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+
+def quoted(path: Path) -> str:
+    """Return a path as it stands among QEMU's options, where a single comma ends a value."""
+    return str(path).replace(",", ",,")
 
 
 def credential(public_key: str) -> str:

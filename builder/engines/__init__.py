@@ -63,8 +63,8 @@ class Machine:
     work: Path
     logs: Path
     keys: Keys
-    cpus: int = 2
-    memory_mib: int = 2048
+    cpus: int
+    memory_mib: int
     forwards: Sequence[Forward] = ()
     locks: Sequence[int] = field(default=())
     firmware: str = "bios"

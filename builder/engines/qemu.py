@@ -19,7 +19,7 @@ from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
 from builder.ports import free as free_port
 from builder.scratch import scratch
-from builder.vm_options import credential, user_network
+from builder.vm_options import credential, quoted, user_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
 GUEST_HOST = "10.0.2.100"
 # Emulation boots a Debian cloud kernel in 60 to 70 s on a busy two-core host; KVM in 5.
 _BOOT_SECONDS = {"kvm": 120, "tcg": 600}
-_FIRMWARE = (
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
-)
+OVMF = Path("/usr/share/OVMF")
+_FIRMWARE = (("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"), ("OVMF_CODE.fd", "OVMF_VARS.fd"))
 
 
 class QemuEngine:
@@ -49,6 +47,7 @@ class QemuEngine:
         # Beside the disk's folder: what the overlay stands on has the same name in both.
         output = machine.disk.parent.with_name(f"{machine.disk.parent.name}-packer")
         above = (machine.disk.parent / parent).resolve()
+        _require_no_comma(output)
         with scratch() as sockets, _removed(output):
             circumstance = {
                 "accelerator": self.accelerator,
@@ -86,7 +85,8 @@ class QemuEngine:
             *acceleration(self.accelerator),
             "-smp", str(machine.cpus),
             "-m", str(machine.memory_mib),
-            "-drive", f"file={machine.disk},if=virtio,format=qcow2,discard=unmap,cache=unsafe",
+            "-drive",
+            f"file={quoted(machine.disk)},if=virtio,format=qcow2,discard=unmap,cache=unsafe",
             "-netdev", caches_network(port, machine.forwards),
             "-device", "virtio-net-pci,netdev=net,romfile=",
             "-device", "virtio-rng-pci",
@@ -102,6 +102,15 @@ def _removed(folder: Path) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_no_comma(folder: Path) -> None:
+    """Packer puts the disk's path among QEMU's options as it is."""
+    if "," in str(folder):
+        raise HostError(
+            f"Packer cannot start a VM from a folder with a comma in its path: {folder}",
+            hint="move the project, or use --engine nspawn",
+        )
 
 
 def acceleration(accelerator: str) -> list[str]:
@@ -124,14 +133,16 @@ def _firmware(machine: Machine) -> list[str]:
     own = machine.work / "efi-variables.fd"
     shutil.copyfile(variables, own)
     return [
-        "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}",
-        "-drive", f"if=pflash,format=raw,unit=1,file={own}",
+        "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={quoted(code)}",
+        "-drive", f"if=pflash,format=raw,unit=1,file={quoted(own)}",
     ]  # fmt: skip
 
 
-def find_ovmf() -> tuple[Path, Path]:
-    """Return the UEFI firmware and its empty variable store."""
-    for code, variables in _FIRMWARE:
-        if Path(code).is_file() and Path(variables).is_file():
-            return Path(code), Path(variables)
-    raise HostError("this host has no UEFI firmware for VMs", hint="apt-get install ovmf")
+def find_ovmf(folder: Path = OVMF) -> tuple[Path, Path]:
+    """Return the UEFI firmware and its empty variable store: neither is of use alone."""
+    for names in _FIRMWARE:
+        code, variables = (folder / name for name in names)
+        if code.is_file() and variables.is_file():
+            return code, variables
+    pairs = " or ".join(" with ".join(names) for names in _FIRMWARE)
+    raise HostError(f"no UEFI firmware for VMs: {pairs} in {folder}", hint="apt-get install ovmf")

@@ -22,6 +22,7 @@ from builder.engines import MONITOR
 from builder.engines.cgroup import own_group
 from builder.errors import CommandError, VaultbuildError
 from builder.monitor import DISK_NODE
+from builder.vm_options import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,13 +105,15 @@ def exported(spec: Spec, log: Path) -> Iterator[Path]:
     """Show a QCOW2 as a raw file, by the storage daemon and FUSE."""
     raw, control = spec.work / "disk.raw", spec.sockets / MONITOR
     raw.touch()
+    file = {"driver": "file", "filename": str(spec.disk), "discard": "unmap", "aio": "threads"}
+    disk = {"driver": "qcow2", "file": file, "discard": "unmap", "detect-zeroes": "unmap"}
+    export = {"type": "fuse", "id": "raw", "mountpoint": str(raw), "writable": True}
     argv = [
         "qemu-storage-daemon",
-        "--blockdev", f"driver=file,node-name=file,filename={spec.disk},discard=unmap,aio=threads",
-        "--blockdev",
-        f"driver=qcow2,node-name={DISK_NODE},file=file,discard=unmap,detect-zeroes=unmap",
-        "--export", f"type=fuse,id=raw,node-name={DISK_NODE},mountpoint={raw},writable=on",
-        "--chardev", f"socket,id=qmp,path={control},server=on,wait=off",
+        # As JSON: in a list of options a comma in a path would end it.
+        "--blockdev", json.dumps({"node-name": DISK_NODE, **disk}),
+        "--export", json.dumps({"node-name": DISK_NODE, **export}),
+        "--chardev", f"socket,id=qmp,path={quoted(control)},server=on,wait=off",
         "--monitor", "chardev=qmp",
     ]  # fmt: skip
     with process.session(process.start(argv, log=log)) as daemon:

@@ -16,7 +16,8 @@ LAYERS = """
     resolve ssh kvm
     pipeline provision
     checkpoints
-    inputs sources guest verify doctor
+    inputs sources guest doctor
+    verify
     plan clones
     report
     project

@@ -7,6 +7,8 @@ import base64
 import os
 import socket
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +17,8 @@ from builder.engines import Forward, Machine
 from builder.engines.greeting import wait_for_ssh
 from builder.engines.keys import make_keys
 from builder.engines.nspawn import NspawnEngine
-from builder.engines.qemu import QemuEngine, caches_network
-from builder.engines.supervisor import root_partition
+from builder.engines.qemu import OVMF, QemuEngine, caches_network
+from builder.engines.supervisor import Spec, exported, root_partition
 from builder.errors import CommandError, HostError
 from builder.vm_options import credential
 
@@ -29,12 +31,25 @@ MIB = 1 << 20
 def machine(tmp_path, require_program) -> Machine:
     """A machine with an empty disk."""
     require_program("qemu-img")
-    work, logs = tmp_path / "work", tmp_path / "logs"
+    return make_machine(tmp_path)
+
+
+@pytest.fixture
+def odd_machine(tmp_path, require_program) -> Machine:
+    """A machine in a folder with commas, which QEMU's options take for their own."""
+    require_program("qemu-img")
+    folder = tmp_path / "images, old,,new=1"
+    folder.mkdir()
+    return make_machine(folder)
+
+
+def make_machine(folder: Path) -> Machine:
+    work, logs = folder / "work", folder / "logs"
     work.mkdir()
     logs.mkdir()
-    disk = tmp_path / "disk.qcow2"
+    disk = folder / "disk.qcow2"
     process.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, str(64 * MIB)])
-    return Machine(disk=disk, work=work, logs=logs, keys=make_keys(work))
+    return Machine(disk, work=work, logs=logs, keys=make_keys(work), cpus=2, memory_mib=256)
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -138,18 +153,28 @@ def test_a_vm_that_does_not_start_says_why(machine, program):
     assert "Could not open disk" in caught.value.message
 
 
-def test_a_disk_that_boots_nothing_does_not_become_a_guest(machine, require_program):
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_a_vm_takes_every_word(odd_machine, firmware, require_program):
     require_program("qemu-system-x86_64")
-    log = machine.logs / "qemu.log"
+    if firmware == "uefi" and not OVMF.is_dir():
+        pytest.skip("no UEFI firmware")
+    log = odd_machine.logs / "qemu.log"
     engine = QemuEngine("tcg")
-    argv = engine._command(machine, 20000)
+    argv = engine._command(replace(odd_machine, firmware=firmware), 20000)
     assert "restrict=on" in " ".join(argv)
     with (
         process.start([*argv, "-S"], log=log, contained=True) as child,
         pytest.raises(CommandError, match="did not end within"),
     ):
         child.wait(1)
-    assert child.status is not None, "it took every word, and ended when told to"
+    assert child.status is not None, "it ended when told to"
+    assert odd_machine.console.exists()
+
+
+def test_packer_is_given_no_comma_that_it_would_trip_over(odd_machine):
+    with pytest.raises(HostError, match="a comma in its path") as caught:
+        QemuEngine("tcg").serve(odd_machine, "../../images/base/disk.qcow2").__enter__()
+    assert "--engine nspawn" in caught.value.hint
 
 
 # --- nspawn ---------------------------------------------------------------------------------------
@@ -189,6 +214,24 @@ def test_a_disk_without_a_root_says_so(machine, require_program, require_root):
     disks.check(machine.disk)
     mounts = process.run(["cat", "/proc/mounts"]).stdout
     assert str(machine.work) not in mounts
+
+
+def test_a_disk_is_exported_wherever_it_lies(odd_machine, require_program, require_root):
+    require_root()
+    require_program("qemu-storage-daemon")
+    process.run(["qemu-io", "-f", "qcow2", "-c", "write -P 65 0 4096", odd_machine.disk])
+    sockets = odd_machine.work / "s,ockets"
+    sockets.mkdir()
+    spec = Spec(odd_machine.disk, odd_machine.work, "", sockets, [], odd_machine.console)
+    with exported(spec, odd_machine.logs / "container.log") as raw:
+        assert raw.stat().st_size == 64 * MIB
+        with raw.open("r+b") as file:
+            assert file.read(4096) == b"A" * 4096
+            file.seek(0)
+            file.write(b"B" * 4096)
+        assert (sockets / "qmp").is_socket()
+    process.run(["qemu-io", "-f", "qcow2", "-c", "read -P 66 0 4096", odd_machine.disk])
+    disks.check(odd_machine.disk)
 
 
 def test_mounting_needs_root(machine):

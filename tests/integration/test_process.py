@@ -30,6 +30,18 @@ time.sleep(600)
 """
 
 
+# A driver that waits for the end of a program as Child.stop does last, and then hears a signal.
+WAITING = """
+import signal, sys
+from pathlib import Path
+from builder import cli, process
+signal.signal(signal.SIGUSR1, cli._kill)
+child = process.start(["sleep", sys.argv[2]], log=Path(sys.argv[1]))
+print("waiting", flush=True)
+print(child.wait(), flush=True)
+"""
+
+
 @pytest.fixture
 def mark() -> str:
     """A number of seconds to sleep that no other process sleeps."""
@@ -66,6 +78,11 @@ def processes(mark: str) -> list[int]:
             if words[0].endswith(b"sleep") and mark.encode() in words:
                 found.append(int(cmdline.parent.name))
     return found
+
+
+def asleep(pid: int) -> bool:
+    """Whether a process waits for something."""
+    return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def eventually(condition) -> bool:
@@ -153,6 +170,30 @@ def test_stop_all_stops_what_still_runs(tmp_path, mark):
     process.stop_all()
     assert child.status == -signal.SIGKILL
     assert processes(mark) == []
+
+
+def test_a_second_ctrl_c_ends_a_wait_that_it_interrupts(tmp_path, mark):
+    """The handler runs in the thread that waits, and must not wait for what that one holds."""
+    argv = [sys.executable, "-c", WAITING, tmp_path / "log", mark]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout.readline() == "waiting\n"
+            assert eventually(lambda: processes(mark))
+            assert eventually(lambda: asleep(running.pid)), "in the wait, and nowhere else"
+            running.send_signal(signal.SIGUSR1)
+            said, _ = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert said == f"{-signal.SIGKILL}\n"
+    assert processes(mark) == []
+
+
+def test_kill_all_does_not_wait(tmp_path, mark):
+    child = process.start(["sleep", mark], log=tmp_path / "log")
+    process.kill_all()
+    assert child.wait(30) == -signal.SIGKILL
+    assert child.stop() == -signal.SIGKILL
 
 
 def test_waiting_can_take_too_long(tmp_path, mark):

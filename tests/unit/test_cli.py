@@ -1,16 +1,24 @@
 """The command line: words, exit statuses, and what goes to which stream."""
 
+import errno
 import json
+import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from builder import __version__, errors
+from builder import __version__, cli, errors
 from builder.cli import Commands, main
 from builder.cli_options import Settings
+from builder.digest import digest_file
+from builder.project import Project
+from builder.record import BuildRecord, DiskRecord
+from builder.store import DISK
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = [
     "plan",
     "stage",
@@ -111,6 +119,13 @@ def test_each_error_has_its_status_and_one_message(failing, error, status):
     assert done.stderr == "error: it broke\n hint: mend it\n"
 
 
+def test_the_first_signal_is_answered_at_once(run, capfd):
+    """With what a second one would do; ``run`` leaves the handlers as they were."""
+    with pytest.raises(errors.Interrupted, match="stopped by SIGINT"):
+        cli._stop(signal.SIGINT, None)
+    assert "a second signal (Ctrl-C) kills" in capfd.readouterr().err
+
+
 def test_all_problems_of_a_project_are_one_message(failing, tmp_path):
     problems = [
         errors.Problem(tmp_path / "a.yml", "wrong", 3, "stages.0"),
@@ -125,9 +140,56 @@ def test_all_problems_of_a_project_are_one_message(failing, tmp_path):
     ]
 
 
-def test_a_bug_keeps_its_traceback(failing):
-    done = failing(ZeroDivisionError("a bug"))
-    assert isinstance(done.exception, ZeroDivisionError)
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        ("ENOSPC", "more space for cache/var"),
+        ("EDQUOT", "quota"),
+        ("EACCES", "chown"),
+        ("EPERM", "chown"),
+        ("EROFS", "read-only"),
+        ("EMFILE", "ulimit -n"),
+    ],
+)
+def test_what_the_kernel_refuses_is_one_message(failing, number, hint):
+    code = getattr(errno, number)
+    done = failing(OSError(code, os.strerror(code), "/srv/disk.qcow2"))
+    assert done.exit_code == 3
+    assert done.stdout == ""
+    message, said = done.stderr.splitlines()
+    assert message == f"error: /srv/disk.qcow2: {os.strerror(code)}"
+    assert said.startswith(" hint: ")
+    assert hint in said
+
+
+def test_what_is_refused_without_a_path_is_a_message_too(failing):
+    done = failing(OSError(errno.ENOSPC, "No space left on device"))
+    assert done.exit_code == 3
+    assert done.stderr.startswith("error: [Errno 28] No space left on device\n")
+
+
+def test_both_paths_of_a_refused_rename_are_named(failing):
+    done = failing(PermissionError(errno.EACCES, "Permission denied", "/srv/a", None, "/srv/b"))
+    assert "error: /srv/a -> /srv/b: Permission denied" in done.stderr
+
+
+def test_a_copied_folder_that_finds_no_space_is_no_bug(failing):
+    refused = ("/srv/a", "/srv/b", "[Errno 28] No space left on device: '/srv/b'")
+    done = failing(shutil.Error([refused]))
+    assert done.exit_code == 3
+    assert "/srv/b" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        ZeroDivisionError("a bug"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/a"),
+        OSError("a bug"),
+    ],
+)
+def test_a_bug_keeps_its_traceback(failing, bug):
+    assert failing(bug).exception is bug
 
 
 # --- the project ----------------------------------------------------------------------------------
@@ -175,6 +237,51 @@ def test_caches_that_do_not_run_are_told(run, project):
     assert done.exit_code == 0, done.stderr
     states = {cache["name"]: cache["state"] for cache in json.loads(done.stdout)["caches"]}
     assert states == {"apt": "stopped", "pypi": "stopped"}
+
+
+@pytest.mark.parametrize("engine", ["qemu", "nspawn"])
+def test_doctor_judges_for_an_engine(run, project, engine):
+    (project() / "cache/etc").mkdir(parents=True)
+    done = run("--project", project(), "doctor", "--engine", engine, "--json")
+    levels = {found["id"]: found["level"] for found in json.loads(done.stdout)["findings"]}
+    assert levels["nspawn"] in {"ok", "fail" if engine == "nspawn" else "warn"}
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(project, monkeypatch, tmp_path):
+    """A project with an image of ``base``, as far as the store can tell."""
+    (tmp_path / "bin").mkdir()
+    packer = tmp_path / "bin/packer"
+    packer.write_text("#!/bin/sh\necho Packer v1.6.6\n")
+    packer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{packer.parent}:{os.environ['PATH']}")
+    shutil.copytree(ROOT / "packer", project() / "packer", dirs_exist_ok=True)
+    made = Project(project(), engine="nspawn")
+    inputs = made.inputs("base")[-1]
+    with made.store.staging() as staged:
+        (staged / DISK).write_bytes(b"disk")
+        record = BuildRecord(
+            key=inputs.key,
+            variant="one",
+            stage="base",
+            created="2026-11-20T10:00:00Z",
+            seconds=1.0,
+            documents=inputs.documents,
+            parent=None,
+            disk=DiskRecord(digest_file(staged / DISK), 4),
+        )
+        made.store.commit(staged, record)
+    return made.folder
+
+
+def test_a_bad_verdict_is_told_to_machines_too(run, built):
+    done = run("--project", built, "verify", "base", "--engine", "nspawn", "--json")
+    assert done.exit_code == 1
+    assert "error: base: no check was found" in done.stderr
+    assert json.loads(done.stdout)["results"] == []
 
 
 # --- completion -----------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder import doctor, ports
+from builder import doctor, ports, process
 from builder.doctor import Host
+from builder.errors import HostError
 
 TEAM = {"apt": {"url": "http://127.0.0.1:9"}, "pypi": {"url": "http://127.0.0.1:9"}}
 OWN = {"apt": {"url": None}, "pypi": {"url": None}}
@@ -38,6 +39,7 @@ def host(tmp_path):
     (tmp_path / "dev/fuse").touch()
     (tmp_path / "firmware").mkdir()
     (tmp_path / "firmware/OVMF_CODE_4M.fd").touch()
+    (tmp_path / "firmware/OVMF_VARS_4M.fd").touch()
     (tmp_path / "meminfo").write_text(MEMINFO)
     return Host(
         devices=tmp_path / "dev",
@@ -65,8 +67,8 @@ def install(tmp_path, monkeypatch):
     return write
 
 
-def found(pipeline, host):
-    return {finding.id: finding for finding in doctor.examine(pipeline, host)}
+def found(pipeline, host, **options):
+    return {finding.id: finding for finding in doctor.examine(pipeline, host, **options)}
 
 
 def test_every_finding_that_is_not_ok_has_a_cure(pipeline, host, install):
@@ -120,15 +122,51 @@ def test_without_the_device_disks_cannot_be_exported(pipeline, host, install):
     assert found(pipeline, host)["fuse"].cure == "modprobe fuse"
 
 
-def test_missing_firmware_is_noticed(pipeline, host, install):
-    (host.firmware / "OVMF_CODE_4M.fd").unlink()
-    assert found(pipeline, host)["uefi"].cure == "apt-get install ovmf"
+@pytest.mark.parametrize("half", ["CODE", "VARS"])
+def test_missing_firmware_is_noticed(half, pipeline, host, install):
+    assert found(pipeline, host)["uefi"].level == "ok"
+    (host.firmware / f"OVMF_{half}_4M.fd").unlink()
+    finding = found(pipeline, host)["uefi"]
+    assert (finding.level, finding.cure) == ("fail", "apt-get install ovmf")
 
 
 def test_bootstrapping_needs_root(pipeline, host, install):
     assert found(pipeline, host)["user"].level == "fail"
     as_root = dataclasses.replace(host, root=True)
     assert found(pipeline, as_root)["user"].level == "ok"
+
+
+def test_a_cloud_image_in_a_vm_needs_no_root(pipeline, host, install):
+    """Whether or not there is KVM: in emulation it is slow, and no failure."""
+    pipeline.source.kind = "cloud_image"
+    findings = found(pipeline, host, engine="qemu")
+    assert findings["user"].level == "warn"
+    assert findings["nspawn"].level == "warn", "and no container"
+    assert findings["fuse"].level == "warn"
+    assert found(pipeline, host, engine="nspawn")["user"].level == "fail"
+
+
+def test_only_a_vm_needs_the_plugin_of_packer(pipeline, host, install):
+    install("packer", "Packer v1.15.4")
+    assert found(pipeline, host, engine="qemu")["packer"].level == "fail"
+    assert found(pipeline, host, engine="nspawn")["packer"].level == "warn"
+
+
+def test_a_missing_program_has_one_cure_wherever_it_is_missed(pipeline, host, install):
+    findings = found(pipeline, host)
+    for id_, program in {"fuse": "qemu-storage-daemon", "qemu-img": "qemu-img"}.items():
+        with pytest.raises(HostError) as caught:
+            process.require(program)
+        assert caught.value.hint == findings[id_].cure
+
+
+def test_every_program_that_is_looked_for_has_a_package(pipeline, host, install):
+    findings = [
+        finding for finding in found(pipeline, host).values() if finding.evidence.startswith("no ")
+    ]
+    assert len(findings) > 5
+    wrong = [finding.id for finding in findings if "put it on PATH" in finding.cure]
+    assert not wrong
 
 
 def test_programs_that_make_disks_are_for_bootstrapping(pipeline, host, install):

@@ -32,6 +32,11 @@ def test_a_missing_program_comes_with_what_installs_it(tmp_path, monkeypatch, pr
     assert caught.value.exit_status == 3
 
 
+def test_programs_of_one_package_are_installed_once():
+    assert process.how_to_install("mmd", "mcopy", "ssh") == "apt-get install mtools openssh-client"
+    assert process.how_to_install("qemu-storage-daemon") == "apt-get install qemu-system-common"
+
+
 def test_any_other_missing_program_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError) as caught:

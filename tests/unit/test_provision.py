@@ -87,6 +87,10 @@ def test_mitogen_only_with_versions_that_were_tried(core, mitogen, strategy) -> 
     assert mitogen in chosen.why
 
 
+def test_without_mitogen_there_is_pipelining() -> None:
+    assert strategy_for("2.19.14", None).name == "pipelining"
+
+
 # --- why a task failed ----------------------------------------------------------------------------
 
 

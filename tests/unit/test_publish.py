@@ -110,7 +110,6 @@ def test_a_release_is_found(release, tmp_path):
     there = found(tmp_path)
     assert there.folder == folder
     assert there.image.read_bytes() == b"disk"
-    assert there.fresh is False
 
 
 def test_a_release_in_another_compression_is_in_the_way(release, tmp_path):

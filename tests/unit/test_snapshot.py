@@ -119,7 +119,7 @@ def test_an_edit_before_the_snapshot_is_noticed(
     tmp_path: Path,
 ) -> None:
     edit(root / path)
-    with pytest.raises(EditedError, match=f"{path} changed after the plan was made") as error:
+    with pytest.raises(EditedError, match=f"{path} changed while this run was under way") as error:
         snapshot(root, inputs, tmp_path / "inputs")
     assert error.value.paths == (path,)
     assert error.value.hint

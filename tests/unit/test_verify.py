@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from builder.digest import StatCache
-from builder.errors import CheckError
+from builder.errors import CheckError, ProjectError
+from builder.inputs import EditedError
 from builder.pipeline import Resources, Stage
 from builder.verify import (
     CheckResult,
     Verdict,
     checks_of,
+    copied,
     read_verdict,
     require_passed,
     verdict_path,
@@ -56,9 +58,9 @@ def project(tmp_path) -> Path:
 def digest_of(project, tmp_path):
     """Call it for the digest of the checks of ``final`` as the files are now."""
 
-    def digest(variables=None) -> str:
+    def digest(variables=None, variant="one") -> str:
         cache = StatCache(project, tmp_path / "files.json")
-        return checks_of(LINEAGE, cache, variables or {}).digest()
+        return checks_of(LINEAGE, cache, variant, variables or {}).digest()
 
     return digest
 
@@ -67,9 +69,9 @@ def digest_of(project, tmp_path):
 
 
 def test_the_checks_of_what_it_stands_on_are_its_own(project, tmp_path):
-    found = checks_of(LINEAGE, StatCache(project, tmp_path / "files.json"), {})
-    assert found.stage == "final"
-    assert found.folders == (project / "stages/base/checks", project / "stages/final/checks")
+    found = checks_of(LINEAGE, StatCache(project, tmp_path / "files.json"), "one", {})
+    assert (found.stage, found.root) == ("final", project)
+    assert found.folders == ("stages/base/checks", "stages/final/checks")
     assert sorted(found.files) == [
         "stages/base/checks/test_base.py",
         "stages/final/checks/test_final.py",
@@ -79,8 +81,8 @@ def test_the_checks_of_what_it_stands_on_are_its_own(project, tmp_path):
 def test_a_stage_without_checks_has_those_it_stands_on(project, tmp_path):
     (project / "stages/final/checks/test_final.py").unlink()
     (project / "stages/final/checks").rmdir()
-    found = checks_of(LINEAGE, StatCache(project, tmp_path / "files.json"), {})
-    assert found.folders == (project / "stages/base/checks",)
+    found = checks_of(LINEAGE, StatCache(project, tmp_path / "files.json"), "one", {})
+    assert found.folders == ("stages/base/checks",)
 
 
 def test_an_edit_makes_another_set(project, digest_of):
@@ -94,6 +96,47 @@ def test_what_the_checks_expect_makes_another_set(digest_of):
     assert digest_of({"version": "1"}) != digest_of({"version": "2"})
 
 
+def test_another_variant_makes_another_set(digest_of):
+    assert digest_of(variant="one") != digest_of(variant="two")
+
+
+def test_a_link_out_of_the_folder_is_refused(project, digest_of):
+    """No digest would notice when what it leads to changes, and no copy would have it."""
+    (project / "machine.py").write_text("import sys\n")
+    (project / "stages/base/checks/machine.py").symlink_to("../../../machine.py")
+    with pytest.raises(ProjectError, match="not among the files of its folder of checks"):
+        digest_of()
+
+
+def test_a_link_within_the_folder_is_followed(project, digest_of):
+    (project / "stages/base/checks/test_again.py").symlink_to("test_base.py")
+    assert digest_of()
+
+
+# --- copies ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checks(project, tmp_path):
+    return checks_of(LINEAGE, StatCache(project, tmp_path / "files.json"), "one", {})
+
+
+def test_an_edit_after_the_copy_belongs_to_the_next_run(project, checks):
+    path = "stages/base/checks/test_base.py"
+    with copied(checks) as copy:
+        (project / path).write_text("def test_more(host): pass\n")
+        assert (copy.root / path).read_text() == "def test_base(host): pass\n"
+        assert copy.digest() == checks.digest()
+    assert not copy.root.exists()
+
+
+def test_an_edit_before_the_copy_is_noticed(project, checks):
+    (project / "stages/base/checks/test_base.py").write_text("def test_more(host): pass\n")
+    with pytest.raises(EditedError, match="changed while this run") as caught, copied(checks):
+        pytest.fail("it is not what the digest says")
+    assert "run the same command again" in caught.value.hint
+
+
 # --- a verdict ------------------------------------------------------------------------------------
 
 
@@ -103,10 +146,11 @@ def test_what_the_checks_expect_makes_another_set(digest_of):
         (["passed"], True),
         (["passed", "skipped"], True),
         (["passed", "failed"], False),
+        (["skipped"], False),
         ([], False),
     ],
 )
-def test_a_verdict_is_good_when_something_was_asked_and_nothing_failed(outcomes, passed):
+def test_a_verdict_is_good_when_something_passed_and_nothing_failed(outcomes, passed):
     assert verdict(*outcomes).passed is passed
 
 
@@ -162,6 +206,12 @@ def test_each_failing_check_is_named_with_its_reason(tmp_path):
     assert "vaultbuild shell final" in said.hint
     assert said.log == tmp_path
     assert said.exit_status == 1
+
+
+def test_checks_that_were_all_skipped_are_no_proof(tmp_path):
+    with pytest.raises(CheckError, match="all 2 were skipped") as caught:
+        require_passed(verdict("skipped", "skipped"), "base", log=tmp_path)
+    assert "vaultbuild verify base --vm" in caught.value.hint
 
 
 def test_a_stage_that_nobody_checked_is_not_good():

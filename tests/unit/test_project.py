@@ -1,0 +1,57 @@
+"""What counts in a key beside the project's own files: the tools of this host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from builder.digest import Facts, file_signature
+from builder.project import Project
+from builder.provision import choose_strategy
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(project, monkeypatch, tmp_path) -> Path:
+    """A project with the templates of this repository, and a Packer that only tells its version."""
+    (tmp_path / "bin").mkdir()
+    packer = tmp_path / "bin/packer"
+    packer.write_text("#!/bin/sh\necho Packer v1.6.6\n")
+    packer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{packer.parent}:{os.environ['PATH']}")
+    shutil.copytree(ROOT / "packer", project() / "packer", dirs_exist_ok=True)
+    return project()
+
+
+def tools(folder: Path) -> dict[str, str]:
+    _, stage, *_ = Project(folder, engine="nspawn").inputs("base")[-1].documents
+    return stage["tools"]
+
+
+def test_the_tools_that_shape_an_image_are_in_its_key(folder):
+    found = tools(folder)
+    for name in ("ansible-core", "ansible-runner", "jinja2"):
+        assert found[name] == metadata.version(name)
+    assert found["packer"] == "1.6.6"
+
+
+def test_how_tasks_are_carried_out_is_in_the_key(folder):
+    """Two strategies need not leave the same bytes."""
+    found = tools(folder)
+    assert found["strategy"] == choose_strategy().name
+    installed = {item.name.lower() for item in metadata.distributions()}
+    assert ("mitogen" in found) == ("mitogen" in installed)
+
+
+def test_what_was_remembered_of_fewer_tools_does_not_count(folder):
+    facts = Facts(folder / "cache/var/index/facts.json")
+    libraries = next(path for path in sys.path if path.endswith("site-packages"))
+    facts.remember("libraries", file_signature(Path(libraries)), lambda: {"ansible-core": "2.0.0"})
+    facts.save()
+    assert tools(folder)["ansible-core"] == metadata.version("ansible-core")
