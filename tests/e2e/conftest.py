@@ -228,7 +228,7 @@ def duplicate(built: Vaultbuild, project: Path) -> Vaultbuild:
     )
     for name in ("index", "latest", "verdicts"):
         shutil.copytree(old / name, new / name)
-    for name in ("images", "checkpoints"):
+    for name in ("images", "checkpoints", "texts"):
         shutil.copytree(old / name, new / name, copy_function=os.link)
     found = built("cache", "status", "--json").json["caches"]
     caches = {cache["name"]: {"url": cache["url"]} for cache in found}
