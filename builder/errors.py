@@ -2,7 +2,7 @@
 
 ::
 
-    VaultbuildError          message, hint, log, exit status
+    VaultbuildError          message, cause, hint, log, exit status
     ├── ProjectError      2  files of the project are wrong: all their problems at once
     ├── HostError         3  this host lacks something; the hint is the command that cures it
     ├── CommandError      1  a program ran and failed; its last lines and its log
@@ -31,14 +31,33 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What most likely lies behind an error: a rule of the catalogue in builder/failures.yml."""
+
+    rule: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.sentence} [{self.rule}]"
+
+
 class VaultbuildError(Exception):
-    """Something a person can act on."""
+    """Something a person can act on. Each line of ``hint`` is a thing to do or to look at."""
 
     exit_status = 1
 
-    def __init__(self, message: str, *, hint: str | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        log: Path | None = None,
+        cause: Cause | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.cause = cause
         self.hint = hint
         self.log = log
 
@@ -143,8 +162,9 @@ class ProvisionError(VaultbuildError):
         task: str | None,
         hint: str | None = None,
         log: Path | None = None,
+        cause: Cause | None = None,
     ) -> None:
-        super().__init__(message, hint=hint, log=log)
+        super().__init__(message, hint=hint, log=log, cause=cause)
         self.stage = stage
         self.role = role
         self.task = task

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from builder import ssh
 from builder.checkpoints import Checkpoints, Layers
 from builder.engines import Endpoint
-from builder.errors import CommandError, Interrupted, ProvisionError, VaultbuildError
+from builder.errors import Cause, CommandError, Interrupted, ProvisionError, VaultbuildError
 from builder.events import Writer
 from builder.files import write_json
 from builder.provision import (
@@ -64,9 +64,9 @@ class Result:
     """What came of a job. ``status`` is done, failed, interrupted, or crashed (a bug of ours).
 
     ``packages`` has ``dpkg`` (name to version) and ``python`` (virtual environment to name to
-    version). ``failure`` has role, task, message, hint and log. ``top`` is the layer that the guest
-    wrote to at last and ``checkpoint`` the key of what that stands on; ``failed`` is the disk of a
-    failed run, frozen, when it was to be kept.
+    version). ``failure`` has role, task, message, cause (its rule and sentence), hint and log.
+    ``top`` is the layer that the guest wrote to at last and ``checkpoint`` the key of what that
+    stands on; ``failed`` is the disk of a failed run, frozen, when it was to be kept.
     """
 
     stage: str
@@ -122,6 +122,7 @@ def raise_failure(result: Result) -> None:
         task=failure.get("task"),
         hint=failure.get("hint"),
         log=Path(failure["log"]) if failure.get("log") else None,
+        cause=Cause(**failure["cause"]) if failure.get("cause") else None,
     )
 
 
@@ -133,7 +134,7 @@ def carry_out(job: Job, endpoint: Endpoint, stop: threading.Event) -> Result:
         result.status = "done"
     except VaultbuildError as error:
         result.status = "interrupted" if isinstance(error, Interrupted) else "failed"
-        result.failure = _failure(error)
+        result.failure = failure_of(error)
     finally:
         write_json(job.result, asdict(result), durable=False)
     return result
@@ -158,12 +159,7 @@ def _carry_out(job: Job, endpoint: Endpoint, stop: threading.Event, result: Resu
     except ssh.UnreachableError as error:
         raise _unreachable(job, endpoint, error) from error
     except CommandError as error:
-        # In the guest itself only small programs of ours run outside of roles.
-        raise ProvisionError(
-            f"{job.stage}: the guest cannot be prepared, frozen or left: {error.message}",
-            stage=job.stage, role="", task=None, log=job.logs / "ssh.log",
-            hint="the guest needs /usr/bin/python3; see its console log",
-        ) from error  # fmt: skip
+        raise _unprepared(job, error) from error
 
 
 def _run_roles(
@@ -199,24 +195,41 @@ def _kept_when_failed(job: Job, disk: Checkpoints | None, result: Result) -> Ite
         raise
 
 
+def _unprepared(job: Job, error: CommandError) -> ProvisionError:
+    from builder.failures import explained  # late: only failures need it
+
+    # In the guest itself only small programs of ours run outside of roles.
+    failure = ProvisionError(
+        f"{job.stage}: the guest cannot be prepared, frozen or left: {error.message}",
+        stage=job.stage, role="", task=None, log=job.logs / "ssh.log",
+    )  # fmt: skip
+    hint = "the guest needs /usr/bin/python3; see its console log"
+    return explained(failure, error.output or error.message, "role", hint=hint)
+
+
 def _unreachable(job: Job, endpoint: Endpoint, error: ssh.UnreachableError) -> ProvisionError:
+    from builder.failures import explained  # late, as above
+
     place = f"{endpoint.user}@{endpoint.host} port {endpoint.port}"
-    return ProvisionError(
+    failure = ProvisionError(
         f"{job.stage}: the guest does not answer on SSH ({place})\n       {error}",
         stage=job.stage, role="", task=None, log=job.logs / "ssh.log",
-        hint="the guest's console log says how far it came",
     )  # fmt: skip
+    hint = "the guest's console log says how far it came"
+    return explained(failure, str(error), "ssh", hint=hint)
 
 
 def _role(result: RoleResult) -> dict[str, Any]:
     return {**asdict(result), "changed": result.changed}
 
 
-def _failure(error: VaultbuildError) -> dict[str, Any]:
+def failure_of(error: VaultbuildError) -> dict[str, Any]:
+    """Return what :func:`raise_failure` makes an error of again."""
     return {
         "role": getattr(error, "role", None),
         "task": getattr(error, "task", None),
         "message": error.message,
+        "cause": asdict(error.cause) if error.cause else None,
         "hint": error.hint,
         "log": str(error.log) if error.log else None,
     }

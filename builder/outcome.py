@@ -104,13 +104,20 @@ class Listener:
 
     def failure(self) -> ProvisionError:
         """Return the error that says why the role failed."""
+        # Late, as its catalogue: what does not fail needs neither.
+        from builder.failures import explained
+
         if self._failed is None:
-            return self._error("failed", last_errors("".join(self._output)), None)
-        said = complaint(self._failed["res"])
+            said = last_errors("".join(self._output))
+            return explained(self._error("failed", said, None), "\n".join(said), "role")
+        said, told = complaint(self._failed["res"]), everything(self._failed["res"])
         if self._unreachable:
             hint = "the guest's console log says how it went away"
-            return self._error("lost the guest", said, self._failed["task"], hint)
-        return self._error("failed", said, self._failed["task"], self._hint(self._failed))
+            return explained(
+                self._error("lost the guest", said, self._failed["task"], hint), told, "ssh"
+            )
+        error = self._error("failed", said, self._failed["task"], self._hint(self._failed))
+        return explained(error, told, "role")
 
     def _error(
         self, how: str, said: list[str], task: str | None, hint: str | None = None
@@ -147,6 +154,15 @@ def complaint(result: Mapping[str, Any]) -> list[str]:
         fresh = [line.rstrip() for line in part.strip().splitlines()]
         lines += [line for line in fresh if line and line not in lines]
     return lines[-_MOST_LINES:] or ["the task gave no reason"]
+
+
+def everything(result: Mapping[str, Any]) -> str:
+    """Return all that a task's result says, which may be long; nothing of what is to be hidden."""
+    item = _failed_item(result)
+    if "censored" in result or "censored" in item:
+        return ""
+    names = ("module_stdout", "stdout", "exception", "module_stderr", "stderr", "msg")
+    return "\n".join(str(item[name]) for name in names if item.get(name))
 
 
 def last_errors(output: str) -> list[str]:

@@ -14,10 +14,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from builder import process
-from builder.errors import CommandError, HostError, Problem, ProjectError
+from builder.errors import CommandError, HostError, Problem, ProjectError, VaultbuildError
 from builder.scratch import scratch
 
 if TYPE_CHECKING:
@@ -40,12 +40,7 @@ _COUNT: Final = re.compile(r"\d+ error\(s\) occurred:")
 _SCRIPT_FAILED: Final = "Script exited with non-zero exit status"
 _MISSING_PLUGIN: Final = "Error: Missing plugins"
 
-_HINTS: Final = (
-    ("Timeout waiting for SSH", "the guest's console log says how far it came"),
-    ("Could not access KVM", "KVM does not work here: --engine nspawn, or emulation"),
-    ("failed to initialize kvm", "KVM does not work here: --engine nspawn, or emulation"),
-    ("No space left on device", "more space for cache/var: see docs/store.md for what can go"),
-)
+ErrorT = TypeVar("ErrorT", bound=VaultbuildError)
 
 
 class CallbackError(CommandError):
@@ -128,7 +123,7 @@ class Packer:
     def _refusal(self, output: str, blame: Path) -> HostError | ProjectError | None:
         """Return why Packer would not even start the build; None when it did start."""
         if _MISSING_PLUGIN in output:
-            return self._no_plugin()
+            return _explained(self._no_plugin(), output)
         if _STARTED.search(output):
             return None
         problems = [
@@ -206,5 +201,10 @@ def _failure(argv: Sequence[str], status: int, output: str, log: Path) -> Comman
     reasons = dict.fromkeys(match["message"] for match in _SUMMARY.finditer(output))
     error = process.failure(argv, status, "\n".join(reasons) or output, log=log)
     kind = CallbackError if any(_SCRIPT_FAILED in reason for reason in reasons) else CommandError
-    hint = next((hint for sign, hint in _HINTS if sign in output), None)
-    return kind(error.message, status=status, output=output, hint=hint, log=log)
+    return _explained(kind(error.message, status=status, output=output, log=log), output)
+
+
+def _explained(error: ErrorT, output: str) -> ErrorT:
+    from builder.failures import explained  # late: only failures need it, and its catalogue
+
+    return explained(error, output, "packer")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import guest, process, template
+from builder.engines.greeting import silent
 from builder.errors import CommandError, StoreError
 from builder.packer import CallbackError
 from builder.sources.nocloud import write_seed
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from builder.project import Project
 
 _RENDERED = "stage.pkr.hcl"
+# What Packer says of a guest that came up wrongly or not at all.
+_NO_SSH = "waiting for SSH"
 
 
 def render(
@@ -75,6 +78,10 @@ def run_packer(
         # The callback knows why; without its word, Packer's is all there is.
         if (failed := guest.read_result(job.result)) is not None:
             guest.raise_failure(failed)
+        raise
+    except CommandError as error:
+        if _NO_SSH in error.output and machine.console.exists():
+            raise silent(error, machine.console) from error
         raise
     result = guest.read_result(job.result)
     if result is None:

@@ -100,7 +100,8 @@ class ConsoleReporter:
         """Print what went wrong, where, and what to type next; also when quiet."""
         self.close()
         lines = [f"error: {error.message}"]
-        lines += [f" hint: {error.hint}"] if error.hint else []
+        lines += [f"cause: {error.cause}"] if error.cause else []
+        lines += [f" hint: {_below(error.hint)}"] if error.hint else []
         lines += [f"  log: {_nearby(error.log)}"] if error.log else []
         print("\n".join(lines), file=self._stream, flush=True)
 
@@ -128,6 +129,11 @@ def _nearby(path: Path) -> Path:
     """Return ``path`` as a person here would type it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _below(text: str) -> str:
+    """Return ``text`` with its lines below each other, behind a word of four letters."""
+    return text.replace("\n", "\n       ")
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from builder.process import Child
 
-_TAIL_BYTES = 2000
+_LAST_LINES = 12
+# A panic stands above the trace of its calls.
+_TAIL_BYTES = 20_000
 
 
 def wait_for_ssh(port: int, child: Child, console: Path, *, timeout: float) -> None:
@@ -43,7 +45,19 @@ def _greets(port: int) -> bool:
 
 
 def _no_ssh(what: str, log: Path) -> CommandError:
-    text = log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace") if log.exists() else ""
-    lines = [f"       {line}" for line in text.strip().splitlines()[-12:]]
-    message = "\n".join([what, *lines])
-    return CommandError(message, hint="the whole story is in the log", log=log)
+    return silent(CommandError(what, log=log), log)
+
+
+def silent(error: CommandError, log: Path) -> CommandError:
+    """Return ``error`` with what a guest that does not answer wrote to ``log`` at last, and why."""
+    # Late: only failures need it, and its catalogue.
+    from builder.failures import explained, plain
+
+    text = plain(log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")) if log.exists() else ""
+    lines = [f"       {line}" for line in text.strip().splitlines()[-_LAST_LINES:]]
+    told = CommandError(
+        "\n".join([error.message, *lines]),
+        status=error.status, output=error.output, hint=error.hint, log=log,
+    )  # fmt: skip
+    told.cause = error.cause
+    return explained(told, text, "ssh", hint="the whole story is in the log")

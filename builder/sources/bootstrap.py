@@ -114,11 +114,13 @@ def _run_mmdebstrap(
 
 
 def _explain(error: CommandError) -> CommandError:
+    from builder.failures import explained  # late: only failures need it, and its catalogue
+
     if "has no installation candidate" in error.output or "was not found" in error.output:
         error.hint = "a package or version is gone from the mirror: see source.bootstrap.packages"
     elif "Unable to connect" in error.output or "Failed to fetch" in error.output:
         error.hint = "is the mirror reachable? try `apt-get update` on this host"
-    return error
+    return explained(error, error.output, "host")
 
 
 def _settle(root: Path, settings: Mapping[str, Any]) -> None:

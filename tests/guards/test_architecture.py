@@ -9,9 +9,9 @@ from pathlib import Path
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
     errors suggest events checks in_guest record scratch vm_options
-    process files yamlfile schema hcl outcome ports
-    digest memo texts
-    config template store disks caches monitor
+    process files yamlfile schema hcl ports
+    digest memo failures texts
+    config template store disks caches monitor outcome
     settings packer engines
     resolve ssh kvm
     pipeline provision

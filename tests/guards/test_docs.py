@@ -9,6 +9,8 @@ import click
 import pytest
 import yaml
 
+from builder import failures
+
 _CODE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[[^\]\[]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|!\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+?)\s*#*$", re.MULTILINE)
@@ -75,6 +77,13 @@ def test_roles_declare_their_variables(files):
         path.parts[2] for path in files if path.match("ansible/roles/*/meta/argument_specs.yml")
     }
     assert not (roles - declared), "these have no meta/argument_specs.yml"
+
+
+def test_causes_are_documented(root):
+    rows = [f"| `{rule.id}` | {rule.cause} |" for rule in failures.load()]
+    page = (root / "docs/troubleshooting.md").read_text().partition("\n## Causes\n")[2]
+    told = [line for line in page.splitlines() if line.startswith("| `")]
+    assert told == rows, "docs/troubleshooting.md must list the rules of builder/failures.yml"
 
 
 # --- links ----------------------------------------------------------------------------------------

@@ -93,13 +93,17 @@ def test_it_waits_until_ssh_greets(greeting, tmp_path):
 
 
 def test_it_does_not_wait_for_ever(tmp_path):
-    (tmp_path / "console.log").write_text("[ 1.0] Booting\n[ 2.0] Kernel panic\n")
+    trace = "".join(f"[ 2.1] frame {n}\n" for n in range(30))
+    panic = "\x1b[0;31m[ 2.0] Kernel panic - not syncing: No working init found.\x1b[0m\r\n"
+    (tmp_path / "console.log").write_text(f"[ 1.0] Booting\n{panic}{trace}")
     with (
         process.start(["sleep", "600"], log=tmp_path / "log") as child,
         pytest.raises(CommandError, match="SSH did not answer within") as caught,
     ):
         wait_for_ssh(1, child, tmp_path / "console.log", timeout=0.3)
-    assert "Kernel panic" in caught.value.message
+    assert caught.value.message.splitlines()[-1].strip() == "[ 2.1] frame 29"
+    assert caught.value.cause.rule == "kernel-panic"
+    assert "No working init found" in caught.value.cause.sentence
     assert caught.value.log == tmp_path / "console.log"
 
 

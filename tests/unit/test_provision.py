@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from builder import events, in_guest
 from builder.engines import Endpoint
-from builder.errors import Interrupted, ProvisionError
-from builder.guest import Job, Result, raise_failure, read_job, read_result, write_job
-from builder.outcome import Listener, Place, complaint, last_errors
+from builder.errors import Cause, Interrupted, ProvisionError
+from builder.files import write_json
+from builder.guest import (
+    Job,
+    Result,
+    failure_of,
+    raise_failure,
+    read_job,
+    read_result,
+    write_job,
+)
+from builder.outcome import Listener, Place, complaint, everything, last_errors
 from builder.provision import (
     Caches,
     Use,
@@ -153,6 +163,73 @@ def test_a_failure_after_a_mended_one_is_the_last(tmp_path) -> None:
     assert statuses == ["failed", "ignored", "failed"]
 
 
+APT = """\
+Reading package lists...
+Err:1 http://mirror.example/debian trixie/main amd64 foo amd64 1.0
+  503  Service Unavailable [IP: 10.0.2.100 3142]
+E: Failed to fetch http://mirror.example/foo.deb  503  Service Unavailable [IP: 10.0.2.100 3142]
+"""
+
+
+def test_a_failure_names_its_likely_cause_and_keeps_its_place(tmp_path) -> None:
+    told = _failed("Install", msg="apt-get failed")
+    # The cause is in what the message has no room for.
+    told["res"].update(stdout=APT, stderr="\n".join(f"noise {n}" for n in range(90)))
+
+    error = _listen(tmp_path, told).failure()
+
+    assert "Failed to fetch" not in error.message
+    assert error.cause is not None
+    assert error.cause.rule == "apt-cache-error"
+    assert error.cause.sentence == (
+        "The apt cache could not get http://mirror.example/foo.deb from the mirror: "
+        "503 Service Unavailable."
+    )
+    first, second = error.hint.splitlines()
+    assert "cache/var/logs/cache-apt.log" in first
+    assert second == "the task is at ansible/roles/cuda/tasks/main.yml:3"
+
+
+def test_the_cause_is_in_the_item_that_failed(tmp_path) -> None:
+    told = _failed("Install", msg="One or more items failed")
+    fine, broken = (
+        {"stdout": "No space left on device"},
+        {"failed": True, "msg": "'x' is undefined"},
+    )
+    told["res"]["results"] = [fine, broken]
+
+    error = _listen(tmp_path, told).failure()
+
+    assert error.cause == Cause("variable-undefined", "Nobody set x.")
+
+
+def test_a_failure_that_nobody_knows_has_no_cause(tmp_path) -> None:
+    assert _listen(tmp_path, _failed("Install", msg="it rained")).failure().cause is None
+
+
+def test_what_is_hidden_is_not_searched_for_a_cause(tmp_path) -> None:
+    told = _failed("Log in", msg="'hunter2' is undefined")
+    told["res"]["censored"] = "the output has been hidden"
+
+    error = _listen(tmp_path, told).failure()
+
+    assert error.cause is None
+    assert "hunter2" not in f"{error.message}{error.hint}"
+    assert everything({"results": [{"failed": True, "censored": "x", "msg": "hunter2"}]}) == ""
+
+
+def test_a_failure_without_a_task_has_a_cause_too(tmp_path) -> None:
+    listener = _listen(tmp_path)
+    with listener:
+        said = "[ERROR]: couldn't resolve module/action 'a.b.c'. This often indicates a misspelling"
+        listener({"event": "verbose", "stdout": said})
+
+    error = listener.failure()
+
+    assert error.cause is not None
+    assert error.cause.rule == "module-unknown"
+
+
 def _listen(folder: Path, *told) -> Listener:
     place = Place("drivers", folder, folder / "ansible.log")
     with events.Writer(folder / "events", "drivers") as writer:
@@ -251,6 +328,7 @@ def test_a_result_that_was_never_written_is_none(tmp_path) -> None:
 
 def test_a_failure_is_raised_again_as_it_was() -> None:
     failure = {"role": "cuda", "task": "T", "message": "m", "hint": "h", "log": "some/log"}
+    failure["cause"] = {"rule": "apt-lock", "sentence": "s"}
 
     with pytest.raises(ProvisionError) as caught:
         raise_failure(Result("drivers", "failed", failure=failure))
@@ -258,6 +336,20 @@ def test_a_failure_is_raised_again_as_it_was() -> None:
     error = caught.value
     assert (error.stage, error.role, error.task) == ("drivers", "cuda", "T")
     assert (error.message, error.hint, error.log) == ("m", "h", Path("some/log"))
+    assert error.cause == Cause("apt-lock", "s")
+
+
+@pytest.mark.parametrize("cause", [None, Cause("apt-lock", "s")])
+def test_a_failure_is_the_same_on_both_sides_of_the_file(cause, tmp_path) -> None:
+    told = ProvisionError("m", stage="s", role="r", task="t", hint="a\nb", cause=cause)
+    write_json(tmp_path / "result", asdict(Result("s", "failed", failure=failure_of(told))))
+    result = read_result(tmp_path / "result")
+    assert result is not None
+
+    with pytest.raises(ProvisionError) as caught:
+        raise_failure(result)
+
+    assert vars(caught.value) == vars(told)
 
 
 def test_an_interrupt_is_no_failure() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder import report
-from builder.errors import CheckError, VaultbuildError
+from builder.errors import Cause, CheckError, VaultbuildError
 from builder.events import Event
 from builder.plan import Plan, Reason, RoleStep, Step
 from builder.record import BuildRecord, DiskRecord, StepRecord
@@ -88,6 +88,18 @@ def test_quietly_only_a_failure_is_told(told):
         ("failed", error),
     )
     assert lines == ["error: it broke", " hint: mend it", "  log: /var/log/it"]
+
+
+def test_an_error_names_its_likely_cause_above_what_helps(told):
+    error = VaultbuildError(
+        "it broke", hint="mend it\nor not", cause=Cause("bad-luck", "Bad luck.")
+    )
+    assert told(0, ("failed", error)) == [
+        "error: it broke",
+        "cause: Bad luck. [bad-luck]",
+        " hint: mend it",
+        "       or not",
+    ]
 
 
 def test_an_error_without_more_is_one_line(told):
