@@ -413,8 +413,17 @@ def shell(
     from builder.shell import open_shell
 
     project = ctx.obj.project(variant, engine)
-    disk = project.failed_disk(stage) if failed else project.image(stage).disk
-    ctx.exit(open_shell(project, stage, disk))
+    waiting = ctx.obj.reporter.note
+    if failed:
+        disk = project.failed_disk(stage)
+        held = project.store.locked(f"failed-{disk.parent.name}", waiting=waiting, shared=True)
+    else:
+        image = project.image(stage)
+        disk, held = image.disk, project.store.locked(image.key, waiting=waiting, shared=True)
+    # Held until the shell ends: what somebody looks at is not pruned.
+    with held:
+        status = open_shell(project, stage, disk)
+    ctx.exit(status)
 
 
 main.add_command(cache)

@@ -108,7 +108,10 @@ def publish(
     name = f"release-{image.key}"
     with project.store.locked(name, waiting=lambda who: reporter.note(f"waiting for {who}")):
         # Whoever held the lock may have published it.
-        return find_release(*wanted) or _make(project, image, output, logs, reporter, compression)
+        if found := find_release(*wanted):
+            return found
+        with project.store.using(image, waiting=lambda who: reporter.note(f"waiting for {who}")):
+            return _make(project, image, output, logs, reporter, compression)
 
 
 def _make(

@@ -8,9 +8,9 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record scratch vm_options
+    errors suggest events checks in_guest record vm_options
     process files yamlfile schema hcl outcome ports
-    digest memo
+    digest memo scratch
     config template store disks caches monitor
     settings packer engines
     resolve ssh kvm
