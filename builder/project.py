@@ -133,6 +133,29 @@ class Project:
         self.cache.save()
         return decided
 
+    def current(self) -> dict[str, str]:
+        """Return the place of every disk that runs of any variant would use as the files are now.
+
+        Each with the place of the image of its stage: the image itself, its checkpoints, the
+        source.
+        """
+        found: dict[str, str] = {}
+        for variant in self.pipeline.variants:
+            found |= Project(self.folder, variant=variant, engine=self._engine).current_of_variant()
+        return found
+
+    def current_of_variant(self) -> dict[str, str]:
+        """Return what :meth:`current` does, of the project's own variant."""
+        parents = {stage.parent for stage in self.pipeline.stages}
+        leaves = [stage.name for stage in self.pipeline.stages if stage.name not in parents]
+        lineages = [self.inputs(name) for name in leaves]
+        found = {f"images/{each[0].keys[0]}": f"images/{each[0].keys[0]}" for each in lineages}
+        for inputs in (inputs for lineage in lineages for inputs in lineage):
+            image = f"images/{inputs.key}"
+            found |= {f"checkpoints/{key}": image for _, key in inputs.roles[:-1]}
+            found[image] = image
+        return found
+
     def _present(self, keys: Iterable[str]) -> dict[str, Image]:
         """Return the images that are there, by key; each is looked for once."""
         self._images |= {key: image for key in keys if (image := self.store.find(key))}

@@ -12,8 +12,8 @@ LAYERS = """
     process files yamlfile schema hcl outcome ports
     digest memo scratch
     config template store disks caches monitor
-    settings packer engines
-    resolve ssh kvm
+    settings packer engines holdings
+    resolve ssh kvm prune
     pipeline provision
     checkpoints
     inputs sources guest verify doctor
