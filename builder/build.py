@@ -147,7 +147,10 @@ def judge(
     reporter.doing(f"checking {stage}")
     logs = log_folder(project, stage, image.key, "checks")
     resources = project.pipeline.stage(stage).resources
-    verdict = verify(image, checks, engine, resources, logs=logs, junit=junit)
+    with project.store.using(
+        image, waiting=lambda who: reporter.note(f"waiting for {who}")
+    ) as held:
+        verdict = verify(held, checks, engine, resources, logs=logs, junit=junit)
     path = verdict_path(project.var, image.key, verdict.checks, verdict.engine)
     files.write_json(path, verdict.to_json())
     reporter.checked(stage, verdict, known=False)

@@ -36,8 +36,11 @@ def shell(
     from builder.shell import open_shell
 
     project = ctx.obj.project(variant, engine)
-    disk = project.failed_disk(stage) if failed else project.disk_to_open(stage)
-    ctx.exit(open_shell(project, stage, disk))
+    disk, lock = project.disk_to_open(stage, failed=failed)
+    # Held until the shell ends: what somebody looks at is not pruned.
+    with project.store.locked(lock, waiting=ctx.obj.reporter.note, shared=True):
+        status = open_shell(project, stage, disk)
+    ctx.exit(status)
 
 
 def watch_stage(

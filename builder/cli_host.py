@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from builder.cli_options import Command, Settings, engine_option, json_option, variant_option
-from builder.errors import HostError
+from builder.errors import HostError, VaultbuildError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from builder.caches import Status
     from builder.doctor import EngineChoice
+    from builder.holdings import Entry
+    from builder.project import Project
+    from builder.prune import Choice
 
 
 @click.group()
 def cache() -> None:
-    """The caches: what builds download comes through them.
+    """The caches, which builds download through, and the store of images and checkpoints.
 
     \b
     Examples:
-      vaultbuild cache up         start them and let them stay
-      vaultbuild cache status
+      vaultbuild cache up                       start the caches and let them stay
+      vaultbuild cache status                   what runs, and what the store takes
+      vaultbuild cache prune --dry-run          what would go, and why
+      vaultbuild cache prune --max-size 50G     let old images go until the rest fits
     """
 
 
-def _show_caches(found: list[Status], *, as_json: bool) -> None:
+def _show_caches(
+    found: list[Status], *, as_json: bool, store: dict[str, Any] | None = None
+) -> None:
     from dataclasses import asdict
 
     from builder import report
 
     if as_json:
-        report.emit_json({"schema": 1, "caches": [asdict(status) for status in found]})
+        told = {"store": store} if store else {}
+        report.emit_json({"schema": 1, "caches": [asdict(status) for status in found], **told})
         return
     rows = [(status.name, status.state, status.url or "") for status in found]
     for line in report.table(rows):
@@ -74,16 +84,154 @@ def down(settings: Settings, *, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def cache_status(settings: Settings, *, as_json: bool) -> None:
-    """Say which caches run, and where.
+    """Say which caches run, and what the store holds and takes.
 
     \b
     Example:
       vaultbuild cache status --json
     """
-    from builder import caches
+    from builder import caches, holdings, report
 
-    pipeline = settings.project().pipeline
-    _show_caches(caches.status(pipeline.caches, pipeline.project), as_json=as_json)
+    project = settings.project()
+    pipeline = project.pipeline
+    entries = holdings.survey(project.store)
+    known = _current(project, entries, settings)
+    # Where it is not known, what was used last is the next best.
+    current = holdings.made_last(project.store) if known is None else known.keys()
+    root = project.store.root
+    told = holdings.to_json(entries, current, known=known is not None, root=root)
+    _show_caches(caches.status(pipeline.caches, pipeline.project), as_json=as_json, store=told)
+    if not as_json:
+        for line in report.store_lines(entries, current, told["free_bytes"]):
+            report.emit(line)
+
+
+def _current(
+    project: Project, entries: Sequence[Entry], settings: Settings
+) -> dict[str, str] | None:
+    """Return what runs would use as the files are now; None, and tell why, when nobody knows.
+
+    A full disk must not wait until every file of the project is right.
+    """
+    if not any(entry.is_layer for entry in entries):
+        # Whoever has nothing in the store may be in the wrong folder: loading it would tell.
+        _ = project.pipeline
+        return {}
+    try:
+        return project.current()
+    except VaultbuildError as error:
+        settings.reporter.note(f"what is current is not known: {error.message}")
+        return None
+
+
+def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    from builder.schema import WrongValueError, parse_size
+
+    try:
+        return None if value is None else parse_size(value)
+    except WrongValueError as error:
+        raise click.BadParameter(f"{error.message}; {error.hint}") from error
+
+
+def _age(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    from builder.prune import parse_age
+
+    try:
+        return None if value is None else parse_age(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@cache.command(cls=Command)
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How many images of each stage of each variant stay.",
+)
+@click.option(
+    "--max-size",
+    callback=_size,
+    metavar="SIZE",
+    help="Let go what was not used for longest until the store fits: 50G, 500M.",
+)
+@click.option(
+    "--older-than", callback=_age, metavar="AGE", help="Keep what was used since: 30d, 12h, 4w."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+@click.pass_obj
+def prune(
+    settings: Settings,
+    *,
+    keep: int,
+    max_size: int | None,
+    older_than: float | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Remove what no run needs any more, and say of each image why it stays or goes.
+
+    What is current, the last image of each stage, what is in use, and all that these stand on
+    always stays.
+
+    \b
+    Examples:
+      vaultbuild cache prune --dry-run
+      vaultbuild cache prune --keep 1 --max-size 50G
+      vaultbuild cache prune --older-than 30d
+    """
+    import time
+
+    from builder import holdings
+    from builder import prune as pruning
+
+    project = settings.project()
+    entries = holdings.survey(project.store)
+    rules = pruning.Rules(
+        now=time.time(),
+        current=_current(project, entries, settings),
+        last=holdings.made_last(project.store),
+        keep=keep,
+        max_bytes=max_size,
+        older_than=older_than,
+    )
+    choices = pruning.decide(entries, rules)
+    if not dry_run:
+        choices = pruning.carry_out(choices, project.store)
+    _show_choices(choices, project, settings, max_size, dry_run=dry_run, as_json=as_json)
+
+
+def _show_choices(
+    choices: tuple[Choice, ...],
+    project: Project,
+    settings: Settings,
+    max_size: int | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from builder import holdings, report
+    from builder import prune as pruning
+
+    gone, left = (pruning.bytes_of(choices, action) for action in ("remove", "keep"))
+    over = max(0, left - max_size) if max_size is not None else 0
+    free = holdings.free_bytes(project.store.root)
+    if as_json:
+        told = {"removed_bytes": gone, "kept_bytes": left, "over_bytes": over, "free_bytes": free}
+        found = [choice.to_json() for choice in choices]
+        report.emit_json({"schema": 1, "dry_run": dry_run, **told, "choices": found})
+    else:
+        for line in report.prune_lines(choices, verbose=settings.verbosity > 0):
+            report.emit(line)
+        would = "would be " if dry_run else ""
+        report.emit(f"{report.size(gone)} {would}removed, {report.size(left)} kept,"
+                    f" {report.size(free)} free")  # fmt: skip
+    if over:
+        settings.reporter.note(
+            f"it does not fit: what must stay takes {report.size(over)} more than that"
+        )
 
 
 @click.command(cls=Command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,16 @@ def info(disk: Path) -> DiskInfo:
         file_bytes=found["actual-size"],
         backing=found.get("backing-filename"),
     )
+
+
+def backing_in_header(disk: Path) -> str | None:
+    """Return the name of what a QCOW2 stands on, from its header; starts no program."""
+    with disk.open("rb") as file:
+        magic, _, offset, length = struct.unpack(">4sIQI", file.read(20).ljust(20, b"\0"))
+        if magic != b"QFI\xfb" or not offset:
+            return None
+        file.seek(offset)
+        return file.read(length).decode()
 
 
 def depth(disk: Path, *, below: Path) -> int:

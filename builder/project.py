@@ -135,6 +135,29 @@ class Project:
         self.cache.save()
         return decided
 
+    def current(self) -> dict[str, str]:
+        """Return the place of every disk that runs of any variant would use as the files are now.
+
+        Each with the place of the image of its stage: the image itself, its checkpoints, the
+        source.
+        """
+        found: dict[str, str] = {}
+        for variant in self.pipeline.variants:
+            found |= Project(self.folder, variant=variant, engine=self._engine).current_of_variant()
+        return found
+
+    def current_of_variant(self) -> dict[str, str]:
+        """Return what :meth:`current` does, of the project's own variant."""
+        parents = {stage.parent for stage in self.pipeline.stages}
+        leaves = [stage.name for stage in self.pipeline.stages if stage.name not in parents]
+        lineages = [self.inputs(name) for name in leaves]
+        found = {f"images/{each[0].keys[0]}": f"images/{each[0].keys[0]}" for each in lineages}
+        for inputs in (inputs for lineage in lineages for inputs in lineage):
+            image = f"images/{inputs.key}"
+            found |= {f"checkpoints/{key}": image for _, key in inputs.roles[:-1]}
+            found[image] = image
+        return found
+
     def _present(self, keys: Iterable[str]) -> dict[str, Image]:
         """Return the images that are there, by key; each is looked for once."""
         self._images |= {key: image for key in keys if (image := self.store.find(key))}
@@ -156,13 +179,17 @@ class Project:
             )
         return image
 
-    def disk_to_open(self, name: str) -> Path:
-        """Return the disk of a stage as it stands now; else what a failed run of it kept."""
-        if image := self.store.find(self.inputs(name)[-1].key):
-            return image.disk
-        if self._failed_disk(name).exists():
-            return self._failed_disk(name)
-        return self.image(name).disk
+    def disk_to_open(self, name: str, *, failed: bool) -> tuple[Path, str]:
+        """Return the disk of a stage as it stands now, and the name of the lock that holds it.
+
+        What a failed run kept is taken where it is asked for, and where there is no image.
+        """
+        image = self.store.find(self.inputs(name)[-1].key)
+        if failed or (image is None and self._failed_disk(name).exists()):
+            disk = self.failed_disk(name)
+            return disk, f"failed-{disk.parent.name}"
+        image = image or self.image(name)
+        return image.disk, image.key
 
     def _failed_disk(self, name: str) -> Path:
         return self.var / "failed" / f"{self.pipeline.variant}-{name}" / DISK

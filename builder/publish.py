@@ -109,7 +109,10 @@ def publish(
         # Whoever held the lock may have published it.
         if found := find_release(*wanted):
             return found
-        with copied(project.checks(image.record.stage, whole=True)) as checks:
+        with (
+            project.store.using(image, waiting=lambda who: reporter.note(f"waiting for {who}")),
+            copied(project.checks(image.record.stage, whole=True)) as checks,
+        ):
             return _make(project, image, checks, output, logs, reporter, compression)
 
 

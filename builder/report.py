@@ -12,18 +12,21 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from builder import holdings
 from builder.digest import short
 from builder.plan import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from rich.status import Status
 
     from builder.doctor import Finding
     from builder.errors import VaultbuildError
     from builder.events import Event
+    from builder.holdings import Amount, Entry, StageShare
     from builder.plan import Plan, Reason, Step
+    from builder.prune import Choice
     from builder.store import Image
     from builder.verify import Verdict
 
@@ -211,6 +214,55 @@ def finding_lines(findings: Sequence[Finding]) -> Iterable[str]:
         yield f"{found.level:<6}{found.title:<34}{found.evidence}"
         if found.cure and found.level != "ok":
             yield f"{'':<6}cure: {found.cure}"
+
+
+def store_lines(entries: Sequence[Entry], current: Container[str], free: int) -> Iterable[str]:
+    """Yield what the store holds, by variant and stage, and what stands alone."""
+    layers = {entry.place: entry for entry in entries if entry.is_layer}
+    rows = [_share_row(share, layers) for share in holdings.shares(entries, current)]
+    head = ("variant", "stage", "images", "checkpoints", "old", "current")
+    yield from table([head, *rows]) if rows else ()
+    for kind in holdings.KINDS_ALONE:
+        found = holdings.amount(entry for entry in entries if entry.kind == kind)
+        if found.count:
+            yield f"{kind:<12}{_amount(found)}"
+    yield f"{'total':<12}{size(holdings.amount(entries).bytes)}, {size(free)} free"
+
+
+def _share_row(share: StageShare, layers: Mapping[str, Entry]) -> tuple[str, ...]:
+    current = ", ".join(
+        f"{short(image.key)} {size(image.bytes)}"
+        f" on {size(holdings.amount(holdings.chain(image, layers)).bytes)}"
+        for image in share.current
+    )
+    counts = map(_amount, (share.images, share.checkpoints, share.old))
+    return (share.variant, share.stage, *counts, current or "none")
+
+
+def _amount(found: Amount) -> str:
+    return f"{found.count}, {size(found.bytes)}" if found.count else "none"
+
+
+def prune_lines(choices: Sequence[Choice], *, verbose: bool) -> Iterable[str]:
+    """Yield what goes and what stays, and why; logs and verdicts that stay only when asked."""
+    stay = [choice for choice in choices if choice.action == "keep"]
+    stay.sort(key=lambda each: (each.entry.variant, each.entry.created, each.entry.place))
+    shown = [each for each in stay if verbose or each.entry.kind not in {"logs", "verdicts"}]
+    rows = [
+        (choice.action, *_entry_cells(choice.entry), choice.reason)
+        for choice in (*(each for each in choices if each.action == "remove"), *shown)
+    ]
+    yield from table(rows) if rows else ()
+
+
+def _entry_cells(entry: Entry) -> tuple[str, ...]:
+    if not entry.is_layer:
+        kind, _, name = entry.place.rpartition("/")
+        return (entry.kind, short(name) if kind == "verdicts" else name, "", size(entry.bytes))
+    role = f", {entry.role}" if entry.role else ""
+    return (
+        entry.kind, short(entry.key), f"{entry.variant} {entry.stage}{role}", size(entry.bytes),
+    )  # fmt: skip
 
 
 def emit(text: str) -> None:

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder import files
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -57,9 +59,7 @@ def sweep() -> None:
 
 def remove_abandoned(folder: Path, name: str) -> None:
     """Remove a folder that nobody holds; ``name`` begins with its maker's number: ``4711-x7f``."""
-    maker = name.partition("-")[0]
-    if not maker.isdigit() or (Path("/proc", maker).exists() and _young(folder)):
-        # It may have been made this moment, and not be held yet.
+    if not _may_be_abandoned(folder, name):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -69,6 +69,17 @@ def remove_abandoned(folder: Path, name: str) -> None:
         return
     finally:
         os.close(descriptor)
+
+
+def is_abandoned(folder: Path, name: str) -> bool:
+    """Whether :func:`remove_abandoned` would remove a folder."""
+    return _may_be_abandoned(folder, name) and not files.is_locked(folder)
+
+
+def _may_be_abandoned(folder: Path, name: str) -> bool:
+    """Whether a folder is ours, and so old that its maker would hold it by now."""
+    maker = name.partition("-")[0]
+    return maker.isdigit() and not (Path("/proc", maker).exists() and _young(folder))
 
 
 def _young(folder: Path) -> bool:

@@ -150,16 +150,26 @@ def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:
 def _lock_roles(
     stack: contextlib.ExitStack, inputs: StageInputs, place: Workplace
 ) -> Iterator[int]:
-    """Hold the right to make each checkpoint that is not there: another run may want the same.
+    """Hold each checkpoint, or where there is none the right to make it: others may want the same.
 
     In the order of the chain, so that no two runs wait for each other.
     """
-    store = place.project.store
     for _, key in inputs.roles[:-1]:
-        if store.checkpoint(key) is None:
-            yield stack.enter_context(
-                store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}"))
-            )
+        yield _lock_role(stack, key, place.project.store, place.reporter)
+
+
+def _lock_role(stack: contextlib.ExitStack, key: str, store: Store, reporter: Reporter) -> int:
+    def waiting(who: str) -> None:
+        reporter.note(f"waiting for {who}")
+
+    if store.checkpoint(key):
+        with contextlib.ExitStack() as shared:
+            lock = shared.enter_context(store.locked(key, waiting=waiting, shared=True))
+            # While it was waited for, it may have been pruned.
+            if store.checkpoint(key):
+                stack.enter_context(shared.pop_all())
+                return lock
+    return stack.enter_context(store.locked(key, waiting=waiting))
 
 
 def _start(step: Step, inputs: StageInputs, parent: Image, store: Store) -> Start:

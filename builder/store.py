@@ -33,7 +33,7 @@ from builder import files
 from builder.digest import digest_file
 from builder.errors import StoreError
 from builder.record import BuildRecord, read_record
-from builder.scratch import owned, remove_abandoned
+from builder.scratch import is_abandoned, owned, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,6 +98,7 @@ class Store:
         self.root = root
         self._images = root / _IMAGES
         self._trusted: set[str] = set()
+        self._below: dict[str, tuple[int, str | None]] = {}
 
     def find(self, key: str) -> Image | None:
         """Return the image named ``key``; None when there is none, or none that can be trusted.
@@ -200,9 +201,39 @@ class Store:
 
         ``shared`` holds what is there, to build on it, together with others who do.
         """
-        path = self.root / "locks" / f"{key}.lock"
-        with files.lock(path, waiting=waiting, shared=shared) as descriptor:
+        with files.lock(self._lock(key), waiting=waiting, shared=shared) as descriptor:
             yield descriptor
+
+    @contextlib.contextmanager
+    def using(
+        self, image: Image, *, waiting: Callable[[str], None] | None = None
+    ) -> Iterator[Image]:
+        """Hold an image, so that nobody removes or replaces it; yield it as it is by then."""
+        with self.locked(image.key, waiting=waiting, shared=True):
+            found = self._find(image.place)
+            if found is None:
+                raise StoreError(f"{_short(image.place)} is gone", hint="run the command again")
+            yield found
+
+    def try_locked(self, key: str) -> contextlib.AbstractContextManager[bool]:
+        """Hold the right to remove ``key`` if nobody uses it; yield whether it is held."""
+        return files.try_lock(self._lock(key))
+
+    def is_locked(self, key: str) -> bool:
+        """Whether somebody builds ``key``, or builds on it, or reads it."""
+        return files.is_locked(self._lock(key))
+
+    def last_locked(self, key: str) -> float:
+        """Return when somebody last began to make or to use ``key``; 0 when nobody did."""
+        try:
+            found = self._lock(key).stat()
+        except FileNotFoundError:
+            return 0
+        # Whoever only tried has written nothing.
+        return found.st_mtime if found.st_size else 0
+
+    def _lock(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
@@ -246,6 +277,31 @@ class Store:
         for folder in self._set_aside(place):
             shutil.rmtree(folder)
 
+    def remove(self, place: str) -> None:
+        """Remove what is at ``place``, on which nothing stands. Hold the lock of its key."""
+        if standing := self.standing_on(place):
+            raise StoreError(f"{_short(standing[0])} stands on {_short(place)}")
+        if trash := self._rename(place):
+            # Another run's sweep may take it for abandoned, and be faster.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(trash)
+
+    def standing_on(self, place: str) -> list[str]:
+        """Return the places of what reads from the disk at ``place``."""
+        return [each for each in self._places() if self._what_is_below(each) == place]
+
+    def _what_is_below(self, place: str) -> str | None:
+        """Return what a disk stands on, reading a record once: they are many and never change."""
+        try:
+            changed = (self.root / place / _RECORD).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        if place not in self._below or self._below[place][0] != changed:
+            found = self._examine(place)
+            below = stands_on(found.record) if isinstance(found, Image) else None
+            self._below[place] = (changed, below)
+        return self._below[place][1]
+
     def _set_aside(self, place: str) -> list[Path]:
         """Rename what is at ``place``, and first all that stands on it; return their new names."""
         gone: list[Path] = []
@@ -255,13 +311,18 @@ class Store:
                 _short(image.place), image.record.stage, _short(place),
             )  # fmt: skip
             gone += self._set_aside(image.place)
-        self._trusted.discard(place)
-        folder = self.root / place
-        if folder.exists():
-            trash = self._images / f"{_STAGING}{os.getpid()}-{folder.parent.name}-{folder.name}"
-            folder.rename(trash)
+        if trash := self._rename(place):
             gone.append(trash)
         return gone
+
+    def _rename(self, place: str) -> Path | None:
+        """Give what is at ``place`` the name of something abandoned, in one step."""
+        self._trusted.discard(place)
+        folder = self.root / place
+        if not folder.exists():
+            return None
+        trash = self._images / f"{_STAGING}{os.getpid()}-{folder.parent.name}-{folder.name}"
+        return folder.rename(trash)
 
     def all(self) -> Iterator[Image]:
         """Yield every image that can be trusted."""
@@ -272,10 +333,21 @@ class Store:
         yield from self._all(_IMAGES)
         yield from self._all(_CHECKPOINTS)
 
+    def survey(self) -> Iterator[tuple[str, Image | str]]:
+        """Yield every place that is taken, with what is there or why that cannot be trusted."""
+        for place in self._places():
+            if found := self._examine(place):
+                yield place, found
+
     def _all(self, kind: str) -> Iterator[Image]:
-        for folder in sorted((self.root / kind).glob("[0-9a-f]*")):
-            if image := self._find(f"{kind}/{folder.name}"):
+        for place in self._places(kind):
+            if image := self._find(place):
                 yield image
+
+    def _places(self, *kinds: str) -> Iterator[str]:
+        for kind in kinds or (_IMAGES, _CHECKPOINTS):
+            for folder in sorted((self.root / kind).glob("[0-9a-f]*")):
+                yield f"{kind}/{folder.name}"
 
     def remember(self, variant: str, stage: str, documents: Sequence[Mapping[str, Any]]) -> None:
         """Note what ``stage`` was made from last, for a later plan to compare with."""
@@ -291,11 +363,25 @@ class Store:
             return None
         return found
 
+    def remembered(self) -> Iterator[list[dict[str, Any]]]:
+        """Yield what :meth:`remember` noted, of every stage of every variant."""
+        for file in sorted((self.root / "latest").glob("*/*.json")):
+            if documents := self.last(file.parent.name, file.stem):
+                yield documents
+
     def sweep(self) -> None:
         """Remove the staging folders that nobody holds."""
-        for folder in self._images.glob(f"{_STAGING}*"):
+        for folder in self.staging_folders():
             with contextlib.suppress(FileNotFoundError):
                 remove_abandoned(folder, folder.name.removeprefix(_STAGING))
+
+    def staging_folders(self) -> list[Path]:
+        """Return the folders of builds in progress, and of those that did not end well."""
+        return sorted(self._images.glob(f"{_STAGING}*"))
+
+    def is_abandoned(self, folder: Path) -> bool:
+        """Whether nobody holds a staging folder."""
+        return is_abandoned(folder, folder.name.removeprefix(_STAGING))
 
     def _latest(self, variant: str, stage: str) -> Path:
         return self.root / "latest" / variant / f"{stage}.json"

@@ -77,7 +77,8 @@ def _measured(project: Project, scratch: Path, rounds: int) -> list[Figure]:
     logs.mkdir(exist_ok=True)
     say(f"booting it ({project.vm.accelerator})")
     disk = project.image("final").disk
-    with throwaway(disk, project.vm, logs) as (endpoint, _):
+    resources = project.pipeline.stage("final").resources
+    with throwaway(disk, project.vm, resources, logs) as (endpoint, _):
         packer = partial(_by_packer, endpoint, scratch)
         ours = {
             name: partial(_by_vaultbuild, endpoint, scratch, name)

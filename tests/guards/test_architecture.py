@@ -8,12 +8,12 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record scratch vm_options
+    errors suggest events checks in_guest record vm_options
     process files yamlfile schema hcl ports
-    digest memo failures texts
+    digest memo failures texts scratch
     config template store disks caches monitor outcome
-    settings packer engines
-    resolve ssh kvm
+    settings packer engines holdings
+    resolve ssh kvm prune
     pipeline provision
     checkpoints
     inputs sources guest doctor

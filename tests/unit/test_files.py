@@ -94,6 +94,24 @@ def test_nobody_waits_for_a_free_lock(tmp_path):
     assert told == []
 
 
+def test_a_lock_that_is_held_is_not_waited_for(tmp_path):
+    path = tmp_path / "lock"
+    for shared in (False, True):
+        with files.lock(path, shared=shared), files.try_lock(path) as held:
+            assert not held
+            assert files.is_locked(path)
+    with files.try_lock(path) as held:
+        assert held
+        assert not _free(path)
+    assert _free(path)
+    assert path.read_text() == f"process {os.getpid()}\n", "trying leaves no trace"
+
+
+def test_asking_for_a_lock_makes_no_file(tmp_path):
+    assert not files.is_locked(tmp_path / "lock")
+    assert list(tmp_path.iterdir()) == []
+
+
 def _free(path) -> bool:
     with path.open("r+") as file:
         try:

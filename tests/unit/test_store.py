@@ -273,6 +273,42 @@ def test_what_is_not_there_is_discarded_already(store, put):
     assert len(list(store.all())) == 1
 
 
+def test_nothing_is_removed_that_something_stands_on(store, chain):
+    with pytest.raises(StoreError, match="checkpoint 74776f74776f stands on checkpoint 6f6e656f6e"):
+        store.remove(f"checkpoints/{key_of('one')}")
+    assert store.standing_on(f"images/{key_of('base')}") == [f"checkpoints/{key_of('one')}"]
+    for name in ("images/final", "checkpoints/two", "checkpoints/one", "images/base"):
+        kind, _, stage = name.partition("/")
+        store.remove(f"{kind}/{key_of(stage)}")
+    assert list(store.entries()) == []
+    assert list((store.root / "images").iterdir()) == []
+
+
+def test_what_was_built_again_stands_on_what_it_stands_on_now(store, put, chain):
+    one = f"checkpoints/{key_of('one')}"
+    assert store.standing_on(one) == [f"checkpoints/{key_of('two')}"]
+    put("two", parent="base", role="sealing", content=b"merged", replace=True)
+    assert store.standing_on(one) == []
+
+
+def test_what_is_used_is_held_and_must_be_there(store, put):
+    image = put("base")
+    with store.using(image) as held:
+        assert held == image
+        assert store.is_locked(image.key)
+    assert not store.is_locked(image.key)
+    store.remove(image.place)
+    with pytest.raises(StoreError, match="is gone"), store.using(image):
+        pass
+
+
+def test_a_survey_tells_what_does_not_count(store, put, chain):
+    (chain.folder / "record.json").unlink()
+    found = dict(store.survey())
+    assert "record.json cannot be read" in found.pop(chain.place)
+    assert sorted(found) == sorted(each.place for each in store.entries())
+
+
 # --- sweep ----------------------------------------------------------------------------------------
 
 
@@ -305,6 +341,13 @@ def test_it_remembers_by_variant_and_stage(store):
     assert store.last("one", "base") == [{"kind": "stage", "files": {"a": "1"}}]
     assert store.last("two", "base") == [{"kind": "stage", "files": {"a": "2"}}]
     assert store.last("one", "final") is None
+
+
+def test_all_memories_are_told(store):
+    store.remember("one", "base", [{"kind": "stage"}])
+    store.remember("two", "final", [{"kind": "role"}])
+    (store.root / "latest/one/broken.json").write_text("{")
+    assert list(store.remembered()) == [[{"kind": "stage"}], [{"kind": "role"}]]
 
 
 def test_an_unreadable_memory_is_none(store):

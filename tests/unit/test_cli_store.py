@@ -1,0 +1,174 @@
+"""The commands that tell what the store holds, and make it smaller."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from builder.cli import main
+from builder.project import Project
+from builder.record import BuildRecord, DiskRecord
+from builder.store import DISK, Store
+
+
+@pytest.fixture
+def run():
+    """Run the command line in this process; signals are left as they were."""
+    return lambda *words: CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def stored(project):
+    """A project whose store has a base and three images on it; its templates cannot be rendered."""
+    folder = project()
+    (folder / "cache/etc").mkdir(parents=True)
+    store = Store(folder / "cache/var")
+    for day, (name, parent) in enumerate(
+        [("base", None), ("aa", "base"), ("bb", "base"), ("cc", "base")], 1
+    ):
+        with store.staging() as staged:
+            (staged / DISK).write_bytes(b"disk" * 4096)
+            record = BuildRecord(
+                key=name.encode().hex().ljust(64, "0"),
+                variant="one",
+                stage="final" if parent else "base",
+                created=f"2026-11-0{day}T10:00:00Z",
+                seconds=1.0,
+                documents=(),
+                parent=parent and parent.encode().hex().ljust(64, "0"),
+                disk=DiskRecord("", 4 * 4096),
+            )
+            store.commit(staged, record)
+    return folder
+
+
+def images(folder: Path) -> list[str]:
+    found = (folder / "cache/var/images").iterdir()
+    return sorted(bytes.fromhex(path.name).rstrip(b"\0").decode() for path in found)
+
+
+def test_the_status_tells_what_the_store_takes(run, stored):
+    done = run("--project", stored, "cache", "status")
+    assert done.exit_code == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["apt", "stopped"] in lines
+    assert ["variant", "stage", "images", "checkpoints", "old", "current"] in lines
+    assert any(line[:3] == ["one", "final", "3,"] for line in lines)
+    assert lines[-1][0] == "total"
+    assert "what is current is not known" in done.stderr
+
+
+def test_the_status_of_the_store_has_a_stable_form(run, stored):
+    done = run("--project", stored, "cache", "status", "--json")
+    document = json.loads(done.stdout)
+    assert document["schema"] == 1
+    store = document["store"]
+    assert set(store) == {
+        "stages", "entries", "quarantine", "staging", "logs", "failed", "verdicts", "broken",
+        "current_known", "total_bytes", "free_bytes",
+    }  # fmt: skip
+    assert set(store["stages"][0]) == {
+        "variant", "stage", "images", "checkpoints", "old", "current",
+    }  # fmt: skip
+    assert set(store["entries"][0]) == {
+        "kind", "key", "variant", "stage", "role", "bytes", "below", "chain_bytes", "created",
+        "used", "current",
+    }  # fmt: skip
+    assert store["current_known"] is False
+
+
+def test_a_dry_run_says_what_would_go_and_changes_nothing(run, stored):
+    done = run("--project", stored, "cache", "prune", "--keep", "1", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    actions = [line.split()[:2] for line in done.stdout.splitlines()]
+    assert actions.count(["remove", "image"]) == 2
+    assert actions.count(["keep", "image"]) == 2
+    assert "would be removed" in done.stdout.splitlines()[-1]
+    assert images(stored) == ["aa", "base", "bb", "cc"]
+
+
+def test_pruning_keeps_the_newest_and_says_why(run, stored):
+    done = run("--project", stored, "cache", "prune", "--keep", "1", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert images(stored) == ["base", "cc"]
+    document = json.loads(done.stdout)
+    assert set(document) == {
+        "schema", "dry_run", "removed_bytes", "kept_bytes", "over_bytes", "free_bytes", "choices",
+    }  # fmt: skip
+    assert document["removed_bytes"] > 0
+    assert [choice["action"] for choice in document["choices"]] == ["remove"] * 2 + ["keep"] * 2
+    assert document["choices"][0] == {
+        "action": "remove",
+        "place": f"images/{'6161'.ljust(64, '0')}",
+        "kind": "image",
+        "key": "6161".ljust(64, "0"),
+        "variant": "one",
+        "stage": "final",
+        "role": None,
+        "bytes": document["choices"][0]["bytes"],
+        "reason": "older than the newest 1 of final",
+    }
+
+
+def test_pruning_to_a_size_that_does_not_fit_says_so(run, project, stored):
+    big = stored / "cache/var/failed/one-final/disk.qcow2"
+    big.parent.mkdir(parents=True)
+    big.write_bytes(b"x" * (2 << 20))
+    done = run("--project", stored, "cache", "prune", "--max-size", "1M")
+    assert done.exit_code == 0, done.stderr
+    assert images(stored) == ["base", "cc"]
+    assert "does not fit" in done.stderr
+
+
+def test_a_store_can_be_pruned_while_the_project_is_broken(run, project, stored):
+    project({"stages/pipeline.yml": "schema: ["})
+    done = run("--project", stored, "cache", "prune", "--keep", "1")
+    assert done.exit_code == 0, done.stderr
+    assert "what is current is not known" in done.stderr
+    assert images(stored) == ["base", "cc"]
+
+
+def test_there_is_nothing_to_prune_where_no_project_is(run, tmp_path):
+    done = run("--project", tmp_path, "cache", "prune")
+    assert done.exit_code == 2
+    assert "stages/pipeline.yml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--max-size", "50"], ["--max-size", "many"], ["--older-than", "30"], ["--keep", "0"]],
+)
+def test_a_size_or_an_age_that_is_none_is_a_mistake_of_usage(run, stored, words):
+    done = run("--project", stored, "cache", "prune", *words)
+    assert done.exit_code == 2
+    assert "Usage:" in done.stderr
+    assert images(stored) == ["aa", "base", "bb", "cc"]
+
+
+def test_the_help_of_the_caches_shows_examples(run):
+    assert "vaultbuild cache prune --dry-run" in run("cache", "--help").output
+
+
+def test_what_runs_of_all_variants_would_use_is_current(project, tmp_path, monkeypatch):
+    packer = tmp_path / "bin/packer"
+    packer.parent.mkdir()
+    packer.write_text("#!/bin/sh\necho Packer v1.6.6\n")
+    packer.chmod(0o755)
+    monkeypatch.setenv("PATH", str(packer.parent), prepend=os.pathsep)
+    ours = Path(__file__).parents[2]
+    folder = project({"stages/base/stage.yml": "roles: [greeting, sealing]\n"})
+    shutil.copytree(ours / "packer", folder / "packer", dirs_exist_ok=True)
+    for name in ("ansible.cfg", "requirements.yml"):
+        shutil.copy(ours / "ansible" / name, folder / "ansible")
+    expected = {}
+    for variant in ("one", "two"):
+        base, final = Project(folder, variant=variant, engine="nspawn").inputs("final")
+        expected |= {
+            f"images/{key}": f"images/{key}" for key in (base.keys[0], base.key, final.key)
+        }
+        expected[f"checkpoints/{base.roles[0][1]}"] = f"images/{base.key}"
+    assert Project(folder, engine="nspawn").current() == expected
+    assert len(expected) == 8
