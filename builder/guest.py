@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 from builder import ssh
 from builder.checkpoints import Checkpoints, Layers
 from builder.engines import Endpoint
-from builder.errors import Cause, CommandError, Interrupted, ProvisionError, VaultbuildError
+from builder.errors import (
+    Cause,
+    CommandError,
+    Interrupted,
+    ProvisionError,
+    VaultbuildError,
+    host_error,
+)
 from builder.events import Writer
 from builder.files import write_json
 from builder.provision import (
@@ -135,6 +142,10 @@ def carry_out(job: Job, endpoint: Endpoint, stop: threading.Event) -> Result:
     except VaultbuildError as error:
         result.status = "interrupted" if isinstance(error, Interrupted) else "failed"
         result.failure = failure_of(error)
+    except OSError as error:
+        if (refused := host_error(error)) is None:
+            raise
+        result.status, result.failure = "failed", failure_of(refused)
     finally:
         write_json(job.result, asdict(result), durable=False)
     return result

@@ -376,3 +376,9 @@ def _processes_about(folder: Path) -> list[str]:
                 said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
                 found += [entry.name] * (str(folder).encode() in said)
     return found
+
+
+def test_a_full_disk_of_the_host_is_a_failure_that_says_so(guest):
+    error = guest.failure(Use("quick", {}), events=Path("/dev/full"))
+    assert "No space left on device" in error.message
+    assert "/dev/full" in error.message or error.hint
