@@ -10,7 +10,7 @@ from pathlib import Path
 LAYERS = """
     errors suggest events checks in_guest record scratch vm_options
     process files yamlfile schema hcl outcome ports
-    digest memo
+    digest memo history
     config template store disks caches monitor
     settings packer engines
     resolve ssh kvm
@@ -18,6 +18,7 @@ LAYERS = """
     checkpoints
     inputs sources guest verify doctor
     plan clones
+    estimate
     report
     project
     publish packing
