@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from builder import __version__, caches, files
 from builder.inputs import snapshot
 from builder.record import BuildRecord
+from builder.report import Tee
 from builder.sources import make_source
 from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder, utc_now
 from builder.store import DISK, Image
+from builder.timing import Timekeeper
 from builder.verify import require_passed, verdict_path, verify
 
 if TYPE_CHECKING:
@@ -44,6 +46,29 @@ def carry_out(
     Raises :class:`builder.errors.ProvisionError`, :class:`builder.errors.CheckError` or another
     :class:`builder.errors.VaultbuildError`; stages that were finished before stay in the store.
     """
+    keeper = _keeper(project, reporter)
+    told = Tee(reporter, keeper)
+    told.concerning(plan.variant, project.engine.name)
+    told.planned(plan, project.estimate(plan, lineage))
+    image = _carry_out(plan, lineage, project, told, options or Options())
+    if slow := keeper.slower():
+        reporter.note(slow)
+    return image
+
+
+def _keeper(project: Project, reporter: Reporter) -> Timekeeper:
+    """Make who remembers how long things take, and knows how long they took before."""
+    variant, engine = project.pipeline.variant, project.engine.name
+    return Timekeeper(project.history, variant, engine, warn=reporter.warning)
+
+
+def _carry_out(
+    plan: Plan,
+    lineage: Sequence[StageInputs],
+    project: Project,
+    reporter: Reporter,
+    options: Options,
+) -> Image:
     project.store.sweep()
     works = any(step.action != "reuse" for step in plan.steps)
     if works:
@@ -52,15 +77,16 @@ def carry_out(
         _snapshots(plan, lineage, project) as inputs_of,
         _caches(project, reporter, wanted=works) as endpoints,
     ):
-        place = Workplace(project, reporter, options or Options(), endpoints, inputs_of)
+        place = Workplace(project, reporter, options, endpoints, inputs_of)
         image: Image | None = None
         for number, (step, inputs) in enumerate(zip(plan.steps, lineage, strict=True), 1):
             reporter.stage_started(step, number, len(plan.steps))
-            image = _have(step, inputs, image, place)
+            with _told_when_it_fails(step, reporter):
+                image = _have(step, inputs, image, place)
             project.store.remember(plan.variant, step.stage, inputs.documents)
             last = number == len(plan.steps)
             if step.verify and (last or project.checks(step.stage, whole=False).folders):
-                check(project, image, reporter, whole=last)
+                _check(project, image, reporter, whole=last)
     if image is None:
         raise ValueError("a plan without steps")
     return image
@@ -96,6 +122,16 @@ def _caches(
         yield endpoints
 
 
+@contextlib.contextmanager
+def _told_when_it_fails(step: Step, reporter: Reporter) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        reporter.stage_failed(step, time.monotonic() - started)
+        raise
+
+
 def check(
     project: Project,
     image: Image,
@@ -106,18 +142,35 @@ def check(
     again: bool = False,
     engine: Engine | None = None,
 ) -> Verdict:
-    """Have a verdict on an image, by remembering or (always when ``again``) by asking it.
+    """Have a verdict on an image by itself; see :func:`carry_out` for what a plan makes of it.
+
+    Remembered, or (always when ``again``) asked.
 
     ``engine`` boots it; None stands for the one that stages are built with. Raises
     :class:`builder.errors.CheckError` unless the image is good.
     """
+    told = Tee(reporter, _keeper(project, reporter))
+    told.concerning(project.pipeline.variant, (engine or project.engine).name)
+    return _check(project, image, told, whole=whole, junit=junit, again=again, engine=engine)
+
+
+def _check(
+    project: Project,
+    image: Image,
+    reporter: Reporter,
+    *,
+    whole: bool,
+    junit: Path | None = None,
+    again: bool = False,
+    engine: Engine | None = None,
+) -> Verdict:
     stage = image.record.stage
     checks = project.checks(stage, whole=whole)
     known = project.verdict(image, checks)
     if known and known.passed and not again:
         reporter.checked(stage, known, known=True)
         return known
-    reporter.doing(f"checking {stage}")
+    reporter.checking(stage)
     logs = log_folder(project, stage, image.key, "checks")
     verdict = verify(image, checks, engine or project.engine, logs=logs, junit=junit)
     path = verdict_path(project.var, image.key, verdict.checks, verdict.engine)
@@ -129,21 +182,21 @@ def check(
 
 def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplace) -> Image:
     """Return the stage's image, from the store or built now."""
-    store = place.project.store
+    store, reporter = place.project.store, place.reporter
     forced = any(reason.kind == "forced" for reason in step.reasons)
     if step.action == "reuse" and (image := store.find(step.key)):
+        reporter.stage_reused(step)
         return image
-    with store.locked(
-        step.key, waiting=lambda who: place.reporter.note(f"waiting for {who}")
-    ) as lock:
+    with store.locked(step.key, waiting=lambda who: reporter.note(f"waiting for {who}")) as lock:
         if not forced and (image := store.find(step.key)):
+            reporter.stage_reused(step)
             return image
         store.clear(step.key)
         started = time.monotonic()
         source = None if parent else _source(inputs, place)
         with _below(parent or source, place) as (below, held):
             image = build_stage(step, inputs, below, (lock, held), place)
-    place.reporter.stage_finished(step, time.monotonic() - started)
+    reporter.stage_finished(step, image.record, time.monotonic() - started)
     return image
 
 
@@ -167,7 +220,7 @@ def _source(inputs: StageInputs, place: Workplace) -> Image:
             return found
         store.clear(key)
         pipeline = place.project.pipeline
-        place.reporter.doing(f"making the root disk from {pipeline.source.kind}")
+        place.reporter.source_started(pipeline.source.kind)
         started = time.monotonic()
         logs = log_folder(place.project, "source", key)
         proxy = place.endpoints.apt if place.endpoints else None
@@ -187,5 +240,5 @@ def _source(inputs: StageInputs, place: Workplace) -> Image:
                 tools={"vaultbuild": __version__},
             )
             image = store.commit(staged, record)
-        place.reporter.note(f"root disk made in {image.record.seconds:.0f} s")
+        place.reporter.source_finished(image.record)
         return image

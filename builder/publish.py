@@ -103,12 +103,17 @@ def publish(
     :class:`StoreError` when the place is taken by something else.
     """
     wanted = project.pipeline, image, output, compression, project.facts
-    if found := find_release(*wanted):
-        return found
-    name = f"release-{image.key}"
-    with project.store.locked(name, waiting=lambda who: reporter.note(f"waiting for {who}")):
-        # Whoever held the lock may have published it.
-        return find_release(*wanted) or _make(project, image, output, logs, reporter, compression)
+    reporter.concerning(project.pipeline.variant, project.engine.name)
+    release = find_release(*wanted)
+    if release is None:
+        name = f"release-{image.key}"
+        with project.store.locked(name, waiting=lambda who: reporter.note(f"waiting for {who}")):
+            # Whoever held the lock may have published it.
+            release = find_release(*wanted) or _make(
+                project, image, output, logs, reporter, compression
+            )
+    reporter.published(release.image, release.manifest, fresh=release.fresh)
+    return release
 
 
 def _make(

@@ -19,8 +19,9 @@ LAYERS = """
     inputs sources guest verify doctor
     plan clones
     estimate
+    live
     report
-    project
+    stream timing project
     publish packing
     stage_build
     build shell
