@@ -162,15 +162,20 @@ class History:
 
         with contextlib.ExitStack() as stack:
             address = self._file.absolute().as_uri()
-            database = stack.enter_context(_connection(f"{address}?mode=ro", uri=True))
+            # Read as a file that nobody writes: else a reader makes a journal, and leaves it there.
+            how = "mode=ro" if self._is_written() else "immutable=1"
+            database = stack.enter_context(_connection(f"{address}?{how}", uri=True))
             try:
                 _require_ours(database)
             except sqlite3.OperationalError:
-                # In a folder that cannot be written, a journal cannot be made to read by.
-                once = f"{address}?immutable=1"
-                database = stack.enter_context(_connection(once, uri=True))
+                # In a folder that cannot be written, a lost journal cannot be read by.
+                database = stack.enter_context(_connection(f"{address}?immutable=1", uri=True))
                 _require_ours(database)
             yield database
+
+    def _is_written(self) -> bool:
+        """Tell whether some run writes now, or was killed while it did."""
+        return self._file.with_name(f"{self._file.name}-wal").exists()
 
     def _put_aside(self, reason: str) -> str | None:
         """Move the file away, with its journal; None when another run did so meanwhile."""

@@ -204,6 +204,23 @@ def test_a_place_that_cannot_be_is_tolerated(tmp_path):
     assert history.expected([ROLE]) == {}
 
 
+def test_reading_leaves_nothing_behind(history, file):
+    add(history, ROLE, 10)
+    assert history.expected([ROLE]) == {ROLE: 10}
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_what_a_killed_run_left_in_its_journal_counts(history, file):
+    add(history, ROLE, 10)
+    code = (
+        "import os, sqlite3, sys; database = sqlite3.connect(sys.argv[1])\n"
+        "database.execute('UPDATE parts SET seconds = 70'); database.commit(); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, file], check=True)
+    assert file.with_name(f"{file.name}-wal").stat().st_size
+    assert history.expected([ROLE]) == {ROLE: 70}
+
+
 def test_reading_waits_for_no_writer(history, file):
     add(history, ROLE, 10)
     with closing(sqlite3.connect(file)) as database:
