@@ -201,6 +201,7 @@ class ConsoleReporter(Reporter):
         self._line(line)
         if step.action != "reuse":
             self._begin(step.stage, STAGE)
+            self._live(f"starting {step.stage}")
 
     def stage_reused(self, step: Step) -> None:
         """Count it as done."""
@@ -235,6 +236,8 @@ class ConsoleReporter(Reporter):
             self._begin(event.stage, STAGE)
             told = f"{event.tasks} tasks, {event.changed} changed, {duration(event.seconds or 0)}"
             self._line(f"      {event.role:<24}{told}")
+            # Until the next task there may be nothing to tell, but the time goes on.
+            self._live(f"{event.stage}: after {event.role}")
 
     def checking(self, stage: str) -> None:
         """Show it until there is a verdict."""
