@@ -14,12 +14,13 @@ import time
 from typing import TYPE_CHECKING
 
 from builder import __version__, caches, files, texts
-from builder.errors import VaultbuildError
 from builder.inputs import snapshot
 from builder.record import BuildRecord
+from builder.report import Tee
 from builder.sources import make_source
 from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder, utc_now
 from builder.store import DISK, Image
+from builder.timing import Timekeeper
 from builder.verify import require_passed, verdict_path, verify
 
 if TYPE_CHECKING:
@@ -47,6 +48,29 @@ def carry_out(
     Raises :class:`builder.errors.ProvisionError`, :class:`builder.errors.CheckError` or another
     :class:`builder.errors.VaultbuildError`; stages that were finished before stay in the store.
     """
+    keeper = _keeper(project, reporter)
+    told = Tee(reporter, keeper)
+    told.concerning(plan.variant, project.engine.name)
+    told.planned(plan, project.estimate(plan, lineage))
+    image = _carry_out(plan, lineage, project, told, options or Options())
+    if slow := keeper.slower():
+        reporter.note(slow)
+    return image
+
+
+def _keeper(project: Project, reporter: Reporter) -> Timekeeper:
+    """Make who remembers how long things take, and knows how long they took before."""
+    variant, engine = project.pipeline.variant, project.engine.name
+    return Timekeeper(project.history, variant, engine, warn=reporter.warning)
+
+
+def _carry_out(
+    plan: Plan,
+    lineage: Sequence[StageInputs],
+    project: Project,
+    reporter: Reporter,
+    options: Options,
+) -> Image:
     project.store.sweep()
     works = any(step.action != "reuse" for step in plan.steps)
     if works:
@@ -55,20 +79,16 @@ def carry_out(
         _snapshots(plan, lineage, project) as inputs_of,
         _caches(project, reporter, wanted=works) as endpoints,
     ):
-        place = Workplace(project, reporter, options or Options(), endpoints, inputs_of)
+        place = Workplace(project, reporter, options, endpoints, inputs_of)
         image: Image | None = None
         for number, (step, inputs) in enumerate(zip(plan.steps, lineage, strict=True), 1):
             reporter.stage_started(step, number, len(plan.steps))
-            try:
+            with _told_when_it_fails(step, lineage, project.store, reporter):
                 image = _have(step, inputs, image, place)
-            except VaultbuildError:
-                if kept := what_is_kept(project.store, lineage, step.stage):
-                    reporter.note(kept)
-                raise
             project.store.remember(plan.variant, step.stage, inputs.documents)
             last = number == len(plan.steps)
             if step.verify and (last or project.checks(step.stage, whole=False).folders):
-                check(project, image, reporter, whole=last)
+                _check(project, image, reporter, whole=last)
     if image is None:
         raise ValueError("a plan without steps")
     return image
@@ -118,7 +138,21 @@ def _caches(
         yield endpoints
 
 
-def check(project: Project, image: Image, reporter: Reporter, *, whole: bool) -> None:
+@contextlib.contextmanager
+def _told_when_it_fails(
+    step: Step, lineage: Sequence[StageInputs], store: Store, reporter: Reporter
+) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        reporter.stage_failed(step, time.monotonic() - started)
+        if kept := what_is_kept(store, lineage, step.stage):
+            reporter.note(kept)
+        raise
+
+
+def _check(project: Project, image: Image, reporter: Reporter, *, whole: bool) -> None:
     """Have a good verdict on an image, by remembering or by asking it.
 
     Raises :class:`builder.errors.CheckError` unless the image is good.
@@ -129,7 +163,7 @@ def check(project: Project, image: Image, reporter: Reporter, *, whole: bool) ->
     if known and known.passed:
         reporter.checked(stage, known, known=True)
         return
-    verdict, log = judge(project, image, reporter, checks, project.engine)
+    verdict, log = _judge(project, image, reporter, checks, project.engine)
     require_passed(verdict, stage, log=log)
 
 
@@ -143,8 +177,22 @@ def judge(
     junit: Path | None = None,
 ) -> tuple[Verdict, Path]:
     """Ask an image, booted by ``engine``; keep the verdict, return it and pytest's log."""
+    told = Tee(reporter, _keeper(project, reporter))
+    told.concerning(project.pipeline.variant, engine.name)
+    return _judge(project, image, told, checks, engine, junit=junit)
+
+
+def _judge(
+    project: Project,
+    image: Image,
+    reporter: Reporter,
+    checks: CheckSet,
+    engine: Engine,
+    *,
+    junit: Path | None = None,
+) -> tuple[Verdict, Path]:
     stage = image.record.stage
-    reporter.doing(f"checking {stage}")
+    reporter.checking(stage)
     logs = log_folder(project, stage, image.key, "checks")
     resources = project.pipeline.stage(stage).resources
     with project.store.using(
@@ -159,21 +207,21 @@ def judge(
 
 def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplace) -> Image:
     """Return the stage's image, from the store or built now."""
-    store = place.project.store
+    store, reporter = place.project.store, place.reporter
     forced = any(reason.kind == "forced" for reason in step.reasons)
     if step.action == "reuse" and (image := store.find(step.key)):
+        reporter.stage_reused(step)
         return image
-    with store.locked(
-        step.key, waiting=lambda who: place.reporter.note(f"waiting for {who}")
-    ) as lock:
+    with store.locked(step.key, waiting=lambda who: reporter.note(f"waiting for {who}")) as lock:
         if not forced and (image := store.find(step.key)):
+            reporter.stage_reused(step)
             return image
         store.clear(step.key)
         started = time.monotonic()
         source = None if parent else _source(inputs, place)
         with _below(parent or source, place) as (below, held):
             image = build_stage(step, inputs, below, (lock, held), place)
-    place.reporter.stage_finished(step, time.monotonic() - started)
+    reporter.stage_finished(step, image.record, time.monotonic() - started)
     return image
 
 
@@ -197,7 +245,7 @@ def _source(inputs: StageInputs, place: Workplace) -> Image:
             return found
         store.clear(key)
         pipeline = place.project.pipeline
-        place.reporter.doing(f"making the root disk from {pipeline.source.kind}")
+        place.reporter.source_started(pipeline.source.kind)
         started = time.monotonic()
         logs = log_folder(place.project, "source", key)
         proxy = place.endpoints.apt if place.endpoints else None
@@ -217,5 +265,5 @@ def _source(inputs: StageInputs, place: Workplace) -> Image:
                 tools={"vaultbuild": __version__},
             )
             image = store.commit(staged, record)
-        place.reporter.note(f"root disk made in {image.record.seconds:.0f} s")
+        place.reporter.source_finished(image.record)
         return image

@@ -25,6 +25,7 @@ from builder.cli_options import (
     Settings,
     compression_option,
     engine_option,
+    events_option,
     json_option,
     output_option,
     stage_argument,
@@ -36,6 +37,7 @@ from builder.errors import Interrupted, VaultbuildError, host_error
 if TYPE_CHECKING:
     from builder.project import Project
     from builder.publish import Release
+    from builder.report import Reporter
     from builder.stage_build import Options
     from builder.store import Image
 
@@ -155,21 +157,22 @@ def plan(
       vaultbuild -v plan frameworks --against 3f2a91
     """
     from builder import report
+    from builder.estimate import plan_document
 
     # A plan makes a hundred thousand small things, needs them all, and ends: nothing to collect.
     gc.disable()
     ctx.call_on_close(gc.enable)
     project = ctx.obj.project(variant, engine)
     name = project.target(stage)
-    if against:
-        decided = project.plan_against(name, against)
-    else:
-        decided = project.plan(name, project.inputs(name))
+    inputs = project.inputs(name)
+    decided = project.plan_against(name, against) if against else project.plan(name, inputs)
+    estimate = project.estimate(decided, inputs)
     if as_json:
-        report.emit_json(decided.to_json())
+        report.emit_json(plan_document(decided, estimate))
     else:
         lines_of = project.changed_lines if ctx.obj.verbosity > 0 else None
-        for line in report.plan_lines(decided, project.dates(decided), lines_of=lines_of):
+        since = project.dates(decided)
+        for line in report.plan_lines(decided, since, estimate, lines_of=lines_of):
             report.emit(line)
     ctx.exit(_WORK if detailed_exitcode and decided.has_work else 0)
 
@@ -179,6 +182,7 @@ def plan(
 @variant_option
 @engine_option
 @json_option
+@events_option
 @click.option("--force", is_flag=True, help="Build it although it is there.")
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
 @click.option("--watch", is_flag=True, help="Build again whenever a file is saved.")
@@ -190,6 +194,7 @@ def stage(
     engine: str,
     *,
     as_json: bool,
+    events: Path | None,
     force: bool,
     keep_failed: bool,
     watch: bool,
@@ -206,9 +211,10 @@ def stage(
 
     if watch:
         watch_stage(settings, stage, variant, engine, keep_failed=keep_failed)
-    project = settings.project(variant, engine)
     options = Options(keep_failed=keep_failed)
-    image = _make(project, stage, settings, options, force=force)
+    with settings.telling("stage", events) as reporter:
+        project = settings.project(variant, engine)
+        image = _make(project, stage, reporter, options, force=force)
     if as_json:
         name = image.record.stage
         report.emit_json({"schema": 1, "stage": name, "key": image.key, "disk": str(image.disk)})
@@ -219,7 +225,7 @@ def stage(
 def _make(
     project: Project,
     stage: str | None,
-    settings: Settings,
+    reporter: Reporter,
     options: Options,
     *,
     force: bool = False,
@@ -229,7 +235,7 @@ def _make(
     name = project.target(stage)
     inputs = project.inputs(name)
     decided = project.plan(name, inputs, force=force)
-    return carry_out(decided, inputs, project, settings.reporter, options)
+    return carry_out(decided, inputs, project, reporter, options)
 
 
 @main.command()
@@ -238,6 +244,7 @@ def _make(
 @json_option
 @output_option
 @compression_option
+@events_option
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
 @click.pass_obj
 def build(
@@ -248,6 +255,7 @@ def build(
     as_json: bool,
     output: Path | None,
     compression: str,
+    events: Path | None,
     keep_failed: bool,
 ) -> None:
     """Build all stages of the chosen variants, verified and published; print the releases.
@@ -260,10 +268,11 @@ def build(
 
     options = Options(keep_failed=keep_failed)
     releases = []
-    for variant in variants or (None,):
-        project = settings.project(variant, engine)
-        image = _make(project, None, settings, options)
-        releases.append(_publish(project, image, settings, output, compression))
+    with settings.telling("build", events) as reporter:
+        for variant in variants or (None,):
+            project = settings.project(variant, engine)
+            image = _make(project, None, reporter, options)
+            releases.append(_publish(project, image, reporter, output, compression))
     _emit_releases(releases, as_json=as_json)
 
 
@@ -272,6 +281,7 @@ def build(
 @variant_option
 @engine_option
 @json_option
+@events_option
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML.")
 @click.option("--vm", is_flag=True, help="Boot it in a VM, also where stages run in containers.")
 @click.pass_obj
@@ -282,6 +292,7 @@ def verify(
     engine: str,
     *,
     as_json: bool,
+    events: Path | None,
     junit: Path | None,
     vm: bool,
 ) -> None:
@@ -295,15 +306,16 @@ def verify(
     from builder.build import judge
     from builder.verify import require_passed
 
-    project = settings.project(variant, engine)
-    name = project.target(stage)
-    image, checks = project.image(name), project.checks(name, whole=True)
-    engine_of_checks = project.vm if vm else project.engine
-    verdict, log = judge(project, image, settings.reporter, checks, engine_of_checks, junit=junit)
-    # A machine reads a bad verdict too; the exit status and stderr say that it is one.
-    if as_json:
-        report.emit_json(verdict.to_json())
-    require_passed(verdict, name, log=log)
+    with settings.telling("verify", events) as reporter:
+        project = settings.project(variant, engine)
+        name = project.target(stage)
+        image, checks = project.image(name), project.checks(name, whole=True)
+        engine_of_checks = project.vm if vm else project.engine
+        verdict, log = judge(project, image, reporter, checks, engine_of_checks, junit=junit)
+        # A machine reads a bad verdict too; the exit status and stderr say that it is one.
+        if as_json:
+            report.emit_json(verdict.to_json())
+        require_passed(verdict, name, log=log)
 
 
 @main.command()
@@ -313,6 +325,7 @@ def verify(
 @json_option
 @output_option
 @compression_option
+@events_option
 @click.pass_obj
 def publish(
     settings: Settings,
@@ -323,6 +336,7 @@ def publish(
     as_json: bool,
     output: Path | None,
     compression: str,
+    events: Path | None,
 ) -> None:
     """Flatten, compress, checksum, boot and describe an image that passed its checks.
 
@@ -330,14 +344,15 @@ def publish(
     Example:
       vaultbuild publish --output /srv/images
     """
-    project = settings.project(variant, engine)
-    image = project.image(project.target(stage))
-    release = _publish(project, image, settings, output, compression)
+    with settings.telling("publish", events) as reporter:
+        project = settings.project(variant, engine)
+        image = project.image(project.target(stage))
+        release = _publish(project, image, reporter, output, compression)
     _emit_releases([release], as_json=as_json)
 
 
 def _publish(
-    project: Project, image: Image, settings: Settings, output: Path | None, compression: str
+    project: Project, image: Image, reporter: Reporter, output: Path | None, compression: str
 ) -> Release:
     from builder.publish import publish
     from builder.stage_build import log_folder
@@ -347,7 +362,7 @@ def _publish(
         image,
         output=(output or project.folder / "dist").absolute(),
         logs=lambda: log_folder(project, "release", image.key),
-        reporter=settings.reporter,
+        reporter=reporter,
         compression=compression,
     )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from builder.project import Project
-    from builder.report import ConsoleReporter
+    from builder.report import ConsoleReporter, Reporter
 
 
 @dataclass(slots=True)
@@ -19,13 +22,36 @@ class Settings:
 
     folder: Path
     verbosity: int = 0
+    _reporter: ConsoleReporter | None = field(default=None, init=False)
 
     @property
     def reporter(self) -> ConsoleReporter:
-        """The reporter for a person at this terminal."""
+        """The reporter for a person at this terminal: one, since it has one line that is live."""
         from builder.report import ConsoleReporter
 
-        return ConsoleReporter(verbosity=self.verbosity)
+        if self._reporter is None:
+            self._reporter = ConsoleReporter(verbosity=self.verbosity)
+        return self._reporter
+
+    @contextlib.contextmanager
+    def telling(self, command: str, events: Path | None) -> Iterator[Reporter]:
+        """Tell the person, and what follows ``events``, of the run that the block is."""
+        console = self.reporter
+        with contextlib.ExitStack() as stack:
+            stack.callback(console.close)
+            if events is None:
+                yield console
+                return
+            from builder import stream  # late: few ask for it
+            from builder.report import Tee
+
+            try:
+                file = stream.open_stream(events)
+            except OSError as error:
+                reason = f"{events} cannot be written: {error.strerror}"
+                raise click.BadParameter(reason, param_hint="--events") from error
+            told = stack.enter_context(stream.telling(file, command, console.warning))
+            yield Tee(console, told)
 
     def project(self, variant: str | None = None, engine: str = "auto") -> Project:
         """The project, for one variant and one engine."""
@@ -95,6 +121,12 @@ engine_option = click.option(
     help="Where disks run: qemu with KVM where it works, else nspawn.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+events_option = click.option(
+    "--events",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write everything that happens to FILE, as JSON lines (docs/events.md).",
+)
 stage_argument = click.argument("stage", required=False, shell_complete=stage_names)
 
 

@@ -1,7 +1,8 @@
 """What provisioning tells while it runs: one JSON line per event, with names that stay.
 
 The provisioning program runs under Packer, in another process than the one that a person watches.
-So it appends events to a file, and the driver follows that file. Every line is one object:
+So it appends events to a file, and the driver follows that file. What the driver itself has to tell
+is added in :mod:`builder.stream`. Every line is one object:
 
 ============  =======  =============================================================
 field         type     meaning
@@ -54,10 +55,14 @@ class Event:
     changed: int | None = None
     tasks: int | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what the event says, without the fields that say nothing."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"schema": SCHEMA, **said}
+
     def line(self) -> str:
         """Return the event as the line of JSON that stands in the file."""
-        said = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps({"schema": SCHEMA, **said})
+        return json.dumps(self.to_json())
 
 
 def parse(line: str) -> Event:
@@ -110,16 +115,17 @@ def follow(path: Path, stop: Flag, sink: Callable[[Event], None]) -> None:
     Meant for a thread of its own. The file need not exist yet. What stands in the file when
     ``stop`` is set still reaches ``sink``.
     """
-    for line in _lines(path, stop):
+    for line in lines(path, stop):
         sink(parse(line))
 
 
-def _lines(path: Path, stop: Flag) -> Iterator[str]:
-    offset = 0
+def lines(path: Path, stop: Flag, *, offset: int = 0) -> Iterator[str]:
+    """Yield the lines of a file from ``offset`` on as they are written, until ``stop`` is set."""
     while True:
         last_round = stop.is_set()
         added, offset = _more(path, offset)
-        yield from added.splitlines()
+        # Not splitlines(): a program may write what only Unicode takes for the end of a line.
+        yield from added.split("\n")[:-1]
         if last_round:
             return
         stop.wait(_POLL_SECONDS)
@@ -134,4 +140,4 @@ def _more(path: Path, offset: int) -> tuple[str, int]:
     # A line is written whole, but a reader may come in the middle: leave the part for later, since
     # it may end inside a character.
     end = added.rfind(b"\n") + 1
-    return added[:end].decode(), offset + end
+    return added[:end].decode(errors="replace"), offset + end

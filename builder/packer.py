@@ -4,24 +4,29 @@ Debian 12 has Packer 1.6, with the qemu builder inside. Packer 1.7 and later tak
 1.10 on have none inside. The difference is kept in :attr:`Packer.line`, which templates look at,
 and in :meth:`Packer.require_plugins`.
 
+Packer is asked for its machine-readable form, which tells an error from what is only said. That is
+kept beside the log as it came; the log is what a person would have seen.
+
 Packer runs contained, with a configuration and a cache of its own: what a user has set up for other
 work does not reach a build, and nothing that Packer started outlives it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from builder import process
+from builder import events, process
 from builder.errors import CommandError, HostError, Problem, ProjectError, VaultbuildError
 from builder.scratch import scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from builder.template import EngineName, PackerLine
 
@@ -37,6 +42,10 @@ _STARTED: Final = re.compile(r"^==> [\w-]+\.[\w-]+: ", re.MULTILINE)
 _SUMMARY: Final = re.compile(r"^--> [\w-]+\.[\w-]+: (?P<message>.+)$", re.MULTILINE)
 _PLACE: Final = re.compile(r"^\s+on \S+ line (\d+).*\n.*$", re.MULTILINE)
 _COUNT: Final = re.compile(r"\d+ error\(s\) occurred:")
+# "<time>,<target>,<type>,<data>...": the machine-readable form; of type "ui" is what people read.
+_MACHINE: Final = re.compile(r"^\d{9,},[^,]*,(?P<type>[\w-]+)(,(?P<data>.*))?$", re.DOTALL)
+_UI: Final = re.compile(r"^(?P<kind>say|message|error),(?P<text>.*)$", re.DOTALL)
+_ESCAPED: Final = (("%!(PACKER_COMMA)", ","), ("\\r", "\r"), ("\\n", "\n"))
 _SCRIPT_FAILED: Final = "Script exited with non-zero exit status"
 _MISSING_PLUGIN: Final = "Error: Missing plugins"
 
@@ -45,6 +54,14 @@ ErrorT = TypeVar("ErrorT", bound=VaultbuildError)
 
 class CallbackError(CommandError):
     """Packer did its part, and the command that it called back failed: that one knows why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something that Packer says to people. ``kind`` is Packer's own: say, message or error."""
+
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +114,25 @@ class Packer:
         keep_fds: Sequence[int] = (),
         timeout: float | None = None,
         blame: Path | None = None,
+        told: Callable[[Message], None] | None = None,
     ) -> None:
         """Run ``packer build`` in the folder of ``rendered``; what it says goes to ``log``.
 
-        ``env`` reaches the callback too. However this ends, nothing that Packer started is
-        left running.
+        It goes to ``told`` too, message by message, from a thread of its own. ``env`` reaches the
+        callback too. However this ends, nothing that Packer started is left running.
 
         Raises :class:`CallbackError` when the callback failed; :class:`ProjectError`, blaming
         ``blame`` (else ``rendered``), when Packer refuses the template; :class:`HostError` when the
         plugin is missing; :class:`CommandError` for all else and after ``timeout`` seconds.
         """
-        argv = [self.program, "build", "-color=false", rendered.name]
-        before = log.stat().st_size if log.exists() else 0
-        with scratch() as temporary:
+        argv = [self.program, "build", "-machine-readable", "-color=false", rendered.name]
+        before, raw = _size(log), log.with_suffix(".csv")
+        with scratch() as temporary, _transcribed(raw, log, told):
             variables = {**(env or {}), **self._environment(work), "TMPDIR": str(temporary)}
             child = process.start(
-                argv, log=log, cwd=rendered.parent, env=variables, keep_fds=keep_fds, contained=True
+                argv, log=raw, cwd=rendered.parent, env=variables, keep_fds=keep_fds, contained=True
             )
-            with process.session(child):
+            with process.session(child), _blamed_on(log):
                 status = child.wait(timeout)
         if status:
             output = _written_since(before, log)
@@ -170,6 +188,71 @@ def _plugin_folder(program: str) -> Path | None:
         if found:
             return Path(folder)
     return None
+
+
+def read_message(line: str) -> Message | str | None:
+    """Return what a line of Packer's output says; a text where it is not machine-readable.
+
+    None stands for what only machines read. A backslash and an "n" that were said as such come out
+    as the end of a line: Packer does not tell them apart.
+    """
+    machine = _MACHINE.match(line)
+    if not machine:
+        return line
+    found = _UI.match(machine["data"] or "") if machine["type"] == "ui" else None
+    if not found:
+        return None
+    text = found["text"]
+    for escaped, plain in _ESCAPED:
+        text = text.replace(escaped, plain)
+    return Message(found["kind"], text)
+
+
+@contextlib.contextmanager
+def _transcribed(raw: Path, log: Path, told: Callable[[Message], None] | None) -> Iterator[None]:
+    """Write what appears in ``raw`` to ``log``, as people read it, while the block runs."""
+    stop = threading.Event()
+    reader = threading.Thread(target=_transcribe, args=(raw, _size(raw), log, stop, told))
+    reader.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reader.join()
+
+
+def _transcribe(
+    raw: Path,
+    offset: int,
+    log: Path,
+    stop: threading.Event,
+    told: Callable[[Message], None] | None,
+) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        for line in events.lines(raw, stop, offset=offset):
+            said = read_message(line)
+            if said is not None:
+                # A full disk is told where it matters; what Packer said still stands in `raw`.
+                with contextlib.suppress(OSError):
+                    file.write(f"{said.text if isinstance(said, Message) else said}\n")
+                    file.flush()
+            if told and isinstance(said, Message):
+                told(said)
+
+
+@contextlib.contextmanager
+def _blamed_on(log: Path) -> Iterator[None]:
+    """Let an error name the log that people read."""
+    try:
+        yield
+    except CommandError as error:
+        error.log = log
+        raise
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _written_since(offset: int, log: Path) -> str:

@@ -19,9 +19,10 @@ from builder.packer import CallbackError
 from builder.sources.nocloud import write_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from builder.engines import Machine
+    from builder.packer import Message
     from builder.pipeline import Stage
     from builder.project import Project
 
@@ -53,11 +54,18 @@ def render_installer(project: Project) -> str:
 
 
 def run_packer(
-    project: Project, stage: Stage, job: guest.Job, machine: Machine, served: Mapping[str, Any]
+    project: Project,
+    stage: Stage,
+    job: guest.Job,
+    machine: Machine,
+    served: Mapping[str, Any],
+    *,
+    told: Callable[[Message], None] | None = None,
 ) -> guest.Result:
     """Run ``packer build`` for a stage that the engine serves; return what its callback did.
 
-    ``served`` is what the engine yields. Raises what went wrong in the guest, else Packer's word.
+    ``served`` is what the engine yields; ``told`` hears what Packer says. Raises
+    what went wrong in the guest, else Packer's word.
     """
     # In the snapshot's root: Packer takes the files that a template names from where that lies.
     rendered, log = job.snapshot / _RENDERED, machine.logs / "packer.log"
@@ -73,6 +81,7 @@ def run_packer(
             env=env,
             keep_fds=machine.locks,
             blame=stage.template,
+            told=told,
         )
     except CallbackError:
         # The callback knows why; without its word, Packer's is all there is.

@@ -17,6 +17,8 @@ from builder.digest import Facts, StatCache, digest_document, file_signature, sh
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import QemuEngine
 from builder.errors import StoreError
+from builder.estimate import Estimate, planned_parts
+from builder.history import History
 from builder.inputs import StageInputs, Toolset, lineage_inputs, remembered_templates
 from builder.packer import Packer
 from builder.pipeline import load_pipeline
@@ -28,7 +30,7 @@ from builder.texts import changed_lines
 from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from builder.engines import Engine
     from builder.pipeline import Pipeline, Stage
@@ -157,6 +159,26 @@ class Project:
             found |= {f"checkpoints/{key}": image for _, key in inputs.roles[:-1]}
             found[image] = image
         return found
+
+    @cached_property
+    def history(self) -> History:
+        """How long the parts of earlier runs took."""
+        return History(self.var / "history.sqlite")
+
+    def estimate(self, plan: Plan, inputs: Sequence[StageInputs]) -> Estimate:
+        """Return what the parts of a plan took before; where nothing runs, nobody is asked."""
+        if not plan.has_work:
+            return Estimate()
+        source = plan.steps[0].action == "build" and self.store.find(inputs[0].keys[0]) is None
+        last = plan.steps[-1].stage
+        checked = {
+            step.stage
+            for step in plan.steps
+            if step.verify and self.checks(step.stage, whole=step.stage == last).folders
+        }
+        parts = planned_parts(plan, self.engine.name, source=source, checked=checked)
+        wanted = [part for found in parts.values() for part in found]
+        return Estimate(parts, self.history.usual(wanted))
 
     def _present(self, keys: Iterable[str]) -> dict[str, Image]:
         """Return the images that are there, by key; each is looked for once."""

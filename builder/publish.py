@@ -102,18 +102,39 @@ def publish(
     :class:`StoreError` when the place is taken by something else.
     """
     wanted = project.pipeline, image, output, compression, project.facts
-    if found := find_release(*wanted):
-        return found
-    name = f"release-{image.key}"
-    with project.store.locked(name, waiting=lambda who: reporter.note(f"waiting for {who}")):
-        # Whoever held the lock may have published it.
-        if found := find_release(*wanted):
-            return found
-        with (
-            project.store.using(image, waiting=lambda who: reporter.note(f"waiting for {who}")),
-            copied(project.checks(image.record.stage, whole=True)) as checks,
-        ):
-            return _make(project, image, checks, output, logs, reporter, compression)
+    reporter.concerning(project.pipeline.variant, project.engine.name)
+    fresh = False
+    release = find_release(*wanted)
+    if release is None:
+        name, waiting = f"release-{image.key}", _waiting(reporter)
+        with project.store.locked(name, waiting=waiting):
+            # Whoever held the lock may have published it.
+            release = find_release(*wanted)
+            if release is None:
+                fresh = True
+                release = _make_of(project, image, output, logs, reporter, compression)
+    reporter.published(release.image, release.manifest, fresh=fresh)
+    return release
+
+
+def _make_of(
+    project: Project,
+    image: Image,
+    output: Path,
+    logs: Callable[[], Path],
+    reporter: Reporter,
+    compression: str,
+) -> Release:
+    """Hold the image and copy its checks, so that both stay as they are, and make the release."""
+    with (
+        project.store.using(image, waiting=_waiting(reporter)),
+        copied(project.checks(image.record.stage, whole=True)) as checks,
+    ):
+        return _make(project, image, checks, output, logs, reporter, compression)
+
+
+def _waiting(reporter: Reporter) -> Callable[[str], None]:
+    return lambda who: reporter.note(f"waiting for {who}")
 
 
 def _make(

@@ -1,50 +1,82 @@
 """What a person or a machine is shown. stdout is the result, stderr the story.
 
 Builders tell a :class:`Reporter` what happens and never print. :class:`ConsoleReporter` shows one
-line per stage and role, and on a terminal a live line for the task that runs; with ``-v`` every
-task is a line, with ``-q`` only failures are.
+line per stage and role, and on a terminal a live line for the task that runs, with a bar and the
+time that is left where earlier runs tell; with ``-v`` every task is a line, with ``-q`` only
+failures are. :class:`Tee` tells several.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 from builder import holdings
 from builder.digest import short
+from builder.history import CHECKS, SOURCE, STAGE, Part, role_part
 from builder.plan import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-    from rich.status import Status
-
     from builder.doctor import Finding
     from builder.errors import VaultbuildError
+    from builder.estimate import Countdown, Estimate, Expected, Slow
     from builder.events import Event
     from builder.holdings import Amount, Entry, StageShare
+    from builder.live import LiveLine
+    from builder.packer import Message
     from builder.plan import Plan, Reason, Step
     from builder.prune import Choice
+    from builder.record import BuildRecord
     from builder.store import Image
     from builder.verify import Verdict
 
 
-class Reporter(Protocol):
-    """What builders tell."""
+class Reporter:
+    """What builders tell; this one tells nobody. Events and Packer come from other threads."""
+
+    def concerning(self, variant: str, engine: str) -> None:
+        """What follows is about this variant, on this engine."""
+
+    def planned(self, plan: Plan, estimate: Estimate) -> None:
+        """This is going to be done, and may take that long."""
 
     def stage_started(self, step: Step, place: int, count: int) -> None:
         """A stage's turn has come; it is number ``place`` of ``count``."""
 
-    def stage_finished(self, step: Step, seconds: float) -> None:
-        """The stage's image is in the store."""
+    def stage_reused(self, step: Step) -> None:
+        """The stage's image was in the store, or another run put it there meanwhile."""
+
+    def stage_finished(self, step: Step, record: BuildRecord, seconds: float) -> None:
+        """The stage's image was built and is in the store."""
+
+    def stage_failed(self, step: Step, seconds: float) -> None:
+        """The stage was not built; the error that is on its way says why."""
+
+    def source_started(self, kind: str) -> None:
+        """The root disk is being made."""
+
+    def source_finished(self, record: BuildRecord) -> None:
+        """The root disk is in the store."""
 
     def event(self, event: Event) -> None:
         """Something happened while a stage is provisioned."""
 
+    def packer(self, stage: str, message: Message) -> None:
+        """Packer said something."""
+
+    def checking(self, stage: str) -> None:
+        """An image is being asked its checks."""
+
     def checked(self, stage: str, verdict: Verdict, *, known: bool) -> None:
         """An image has a verdict; ``known`` when it had it before."""
+
+    def published(self, image: Path, manifest: Mapping[str, Any], *, fresh: bool) -> None:
+        """A release stands in its place: made now when ``fresh``, else before."""
 
     def doing(self, what: str) -> None:
         """Something that may take a while has begun."""
@@ -52,35 +84,172 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """Something a person should know."""
 
+    def warning(self, text: str) -> None:
+        """Something a person should look at, although the run goes on."""
 
-class ConsoleReporter:
+
+class SilentReporter(Reporter):
+    """For programs that use vaultbuild as a library, and for tests."""
+
+
+class Tee(Reporter):
+    """Tells several, in their order."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def concerning(self, variant: str, engine: str) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.concerning(variant, engine)
+
+    def planned(self, plan: Plan, estimate: Estimate) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.planned(plan, estimate)
+
+    def stage_started(self, step: Step, place: int, count: int) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.stage_started(step, place, count)
+
+    def stage_reused(self, step: Step) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.stage_reused(step)
+
+    def stage_finished(self, step: Step, record: BuildRecord, seconds: float) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.stage_finished(step, record, seconds)
+
+    def stage_failed(self, step: Step, seconds: float) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.stage_failed(step, seconds)
+
+    def source_started(self, kind: str) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.source_started(kind)
+
+    def source_finished(self, record: BuildRecord) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.source_finished(record)
+
+    def event(self, event: Event) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.event(event)
+
+    def packer(self, stage: str, message: Message) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.packer(stage, message)
+
+    def checking(self, stage: str) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.checking(stage)
+
+    def checked(self, stage: str, verdict: Verdict, *, known: bool) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.checked(stage, verdict, known=known)
+
+    def published(self, image: Path, manifest: Mapping[str, Any], *, fresh: bool) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.published(image, manifest, fresh=fresh)
+
+    def doing(self, what: str) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.doing(what)
+
+    def note(self, text: str) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.note(text)
+
+    def warning(self, text: str) -> None:
+        """Tell all."""
+        for each in self._reporters:
+            each.warning(text)
+
+
+class ConsoleReporter(Reporter):
     """Tells a person on stderr. ``verbosity``: -1 quiet, 0 normal, 1 with every task."""
 
     def __init__(self, stream: IO[str] | None = None, *, verbosity: int = 0) -> None:
         self._stream = stream or sys.stderr
         self._verbosity = verbosity
-        self._status: Status | None = None
+        self._live_line: LiveLine | None = None
+        self._estimate: Estimate | None = None
+        self._countdown: Countdown | None = None
+
+    def planned(self, plan: Plan, estimate: Estimate) -> None:  # noqa: ARG002
+        """Remember what to expect: stages say it, and a terminal counts it down."""
+        from builder.estimate import Countdown  # late: most commands plan nothing
+
+        self._estimate = estimate
+        self._countdown = Countdown(estimate) if estimate.known else None
 
     def stage_started(self, step: Step, place: int, count: int) -> None:
         """Print the stage's line: what happens to it, and why."""
-        self._line(f"[{place}/{count}] {step.stage:<12}{short(step.key)}  {explain(step)}")
+        told = "" if self._stream.isatty() or not self._estimate else about(self._of(step))
+        expected = f" ({told})" if told else ""
+        line = f"[{place}/{count}] {step.stage:<12}{short(step.key)}  {explain(step)}{expected}"
+        self._line(line)
+        if step.action != "reuse":
+            self._begin(step.stage, STAGE)
+            self._live(f"starting {step.stage}")
 
-    def stage_finished(self, step: Step, seconds: float) -> None:
+    def stage_reused(self, step: Step) -> None:
+        """Count it as done."""
+        if self._countdown:
+            self._countdown.skip(step.stage)
+
+    def stage_finished(self, step: Step, record: BuildRecord, seconds: float) -> None:
         """Print how long it took."""
+        self._end(record.stage, STAGE)
         self._line(f"      {step.stage:<12}done in {duration(seconds)}")
+
+    def source_started(self, kind: str) -> None:
+        """Show it until it is done."""
+        self._begin(SOURCE, SOURCE)
+        self.doing(f"making the root disk from {kind}")
+
+    def source_finished(self, record: BuildRecord) -> None:
+        """Print how long it took."""
+        self._end(SOURCE, SOURCE)
+        self.note(f"root disk made in {duration(record.seconds)}")
 
     def event(self, event: Event) -> None:
         """Show the running task; print a line for a finished role, and with -v for each task."""
-        if event.event == "task_started":
+        if event.event == "role_started":
+            self._begin(event.stage, role_part(event.role))
+        elif event.event == "task_started":
             self._live(f"{event.role}: {event.task}")
         elif event.event == "task_finished" and self._verbosity > 0:
             self._line(f"        {event.status:<8}{event.task} ({duration(event.seconds or 0)})")
         elif event.event == "role_finished":
+            self._end(event.stage, role_part(event.role))
+            self._begin(event.stage, STAGE)
             told = f"{event.tasks} tasks, {event.changed} changed, {duration(event.seconds or 0)}"
             self._line(f"      {event.role:<24}{told}")
+            # Until the next task there may be nothing to tell, but the time goes on.
+            self._live(f"{event.stage}: after {event.role}")
+
+    def checking(self, stage: str) -> None:
+        """Show it until there is a verdict."""
+        self._begin(stage, CHECKS)
+        self.doing(f"checking {stage}")
 
     def checked(self, stage: str, verdict: Verdict, *, known: bool) -> None:
         """Print the verdict in a line."""
+        self._end(stage, CHECKS)
         before = ", before" if known else ""
         self._line(f"      {stage + ' checks':<24}{verdict_line(verdict)}{before}")
 
@@ -93,11 +262,15 @@ class ConsoleReporter:
         """Print it."""
         self._line(f"      {text}")
 
+    def warning(self, text: str) -> None:
+        """Print it, marked."""
+        self._line(f"warning: {text}")
+
     def close(self) -> None:
         """Take the live line away."""
-        if self._status:
-            self._status.stop()
-            self._status = None
+        if self._live_line:
+            self._live_line.stop()
+            self._live_line = None
 
     def failed(self, error: VaultbuildError) -> None:
         """Print what went wrong, where, and what to type next; also when quiet."""
@@ -114,18 +287,32 @@ class ConsoleReporter:
         self.close()
         print(text.rstrip(), file=self._stream, flush=True)
 
-    def _live(self, text: str) -> Status | None:
+    def _live(self, text: str) -> LiveLine | None:
         """Show ``text`` in place, on a terminal; return None where there is none."""
         if self._verbosity < 0 or not self._stream.isatty():
-            return self._status
-        from rich.console import Console  # late: costs 45 ms, and a plan shows nothing live
-        from rich.markup import escape
+            return None
+        from builder.live import LiveLine  # late: rich costs 45 ms, and a plan shows nothing live
 
-        if self._status is None:
-            self._status = Console(file=self._stream).status("", spinner="line")
-            self._status.start()
-        self._status.update(f"      {escape(text)}")
-        return self._status
+        if self._live_line is None:
+            self._live_line = LiveLine(self._stream, self._remaining)
+        self._live_line.show(text)
+        return self._live_line
+
+    def _remaining(self) -> tuple[float, float] | None:
+        """Return the seconds of the whole run and of what is left, when they can be known."""
+        countdown = self._countdown
+        return (countdown.total, countdown.left(time.monotonic())) if countdown else None
+
+    def _begin(self, stage: str, part: str) -> None:
+        if self._countdown:
+            self._countdown.begin(stage, part, time.monotonic())
+
+    def _end(self, stage: str, part: str) -> None:
+        if self._countdown:
+            self._countdown.end(stage, part, time.monotonic())
+
+    def _of(self, step: Step) -> Expected | None:
+        return self._estimate.step(step.stage) if self._estimate else None
 
 
 def _nearby(path: Path) -> Path:
@@ -147,6 +334,31 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def about(expected: Expected | None) -> str:
+    """Return how long something may take: ``~2 min 5 s``, ``>40 s`` where parts are unknown."""
+    if expected is None or not expected.seconds:
+        return ""
+    return f"{'~' if expected.whole else '>'}{duration(expected.seconds)}"
+
+
+def slow_line(slow: Sequence[Slow]) -> str | None:
+    """Return a line on what took clearly longer than it used to; None when nothing did."""
+    if not slow:
+        return None
+    worst, *others = slow
+    more = f" (and {len(others)} more)" if others else ""
+    took, before = duration(worst.seconds), duration(worst.usual)
+    return f"slower than usual: {_part_name(worst.part)} took {took}, usually {before}{more}"
+
+
+def _part_name(part: Part) -> str:
+    role = part.part.removeprefix(role_part(""))
+    if role != part.part:
+        return f"role {role} of {part.stage}"
+    names = {SOURCE: "the root disk", CHECKS: f"the checks of {part.stage}"}
+    return names.get(part.part, f"{part.stage} besides its roles")
+
+
 def size(count: int) -> str:
     """Return bytes a person can read."""
     value = float(count)
@@ -160,30 +372,43 @@ def size(count: int) -> str:
 def plan_lines(
     plan: Plan,
     since: Mapping[str, str],
+    estimate: Estimate,
     *,
     lines_of: Callable[[Reason], Iterable[str]] | None = None,
 ) -> Iterable[str]:
     """Yield a plan as lines; ``since`` tells by stage when its image was built.
 
-    With ``lines_of``, which tells the changed lines of a file, every role and reason is a line.
+    How long a step may take has a column where any is known, and the last line has their sum. With
+    ``lines_of``, which tells the changed lines of a file, every role and reason is a line.
     """
+    times = {step.stage: about(estimate.step(step.stage)) for step in plan.steps}
+    total = about(estimate.total())
+    width = max((len(text) + 2 for text in (*times.values(), total) if text), default=0)
     for step in plan.steps:
         why = explain(step, since=since.get(step.stage))
-        yield f"{step.stage:<12}{short(step.key)}  {why}"
+        yield f"{step.stage:<12}{short(step.key)}  {times[step.stage]:<{width}}{why}"
         if lines_of:
-            yield from (f"{'':<26}{line}" for line in _reason_lines(step, lines_of))
+            yield from _reason_lines(step, estimate, width, lines_of)
+    if total:
+        yield f"{'total':<26}{total}"
 
 
-def _reason_lines(step: Step, lines_of: Callable[[Reason], Iterable[str]]) -> Iterable[str]:
+def _reason_lines(
+    step: Step, estimate: Estimate, width: int, lines_of: Callable[[Reason], Iterable[str]]
+) -> Iterable[str]:
+    margin = f"{'':<26}{'':<{width}}"
     for reason in step.reasons:
         if reason.role is None:
-            yield str(reason)
-            yield from (f"  {line}" for line in lines_of(reason))
+            yield f"{margin}{reason}"
+            yield from (f"{margin}  {line}" for line in lines_of(reason))
     for role in step.roles:
         told = dict.fromkeys(str(reason) for reason in role.reasons)
-        yield f"{role.action:<6}{role.role:<24}{', '.join(told)}"
+        seconds = estimate.role(step.stage, role.role) if role.action == "run" else None
+        takes = f"~{duration(seconds)}" if seconds else ""
+        line = f"{'':<26}{takes:<{width}}{role.action:<6}{role.role:<24}{', '.join(told)}"
+        yield line.rstrip()
         own = [reason for reason in role.reasons if reason.role == role.role]
-        yield from (f"  {line}" for reason in own for line in lines_of(reason))
+        yield from (f"{margin}  {line}" for reason in own for line in lines_of(reason))
 
 
 def record_lines(image: Image, verdict: Verdict | None) -> Iterable[str]:

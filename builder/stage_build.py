@@ -249,7 +249,14 @@ def _provision(
         )
         job = replace(_job(stage, machine, place), first_role=start.index, layers=layers)
         guest.write_job(work / "job.json", job)
-        return run_packer(project, stage, job, machine, served.circumstance)
+        return run_packer(
+            project,
+            stage,
+            job,
+            machine,
+            served.circumstance,
+            told=lambda message: place.reporter.packer(stage.name, message),
+        )
 
 
 def _job(stage: Stage, machine: Machine, place: Workplace) -> guest.Job:

@@ -10,7 +10,7 @@ from pathlib import Path
 LAYERS = """
     errors suggest events checks in_guest record vm_options
     process files yamlfile schema hcl ports
-    digest memo failures texts scratch
+    digest memo failures history texts scratch
     config template store disks caches monitor outcome
     settings packer engines holdings
     resolve ssh kvm prune
@@ -19,8 +19,10 @@ LAYERS = """
     inputs sources guest doctor
     verify
     plan clones
+    estimate
+    live
     report
-    project
+    stream timing project
     publish packing
     stage_build
     build shell watch

@@ -258,6 +258,18 @@ def test_a_callback_that_fails(bench):
     assert "the guest is sad" in bench.log.read_text()
 
 
+def test_what_packer_says_is_told_and_logged_as_people_read_it(bench):
+    told = []
+    with pytest.raises(CallbackError):
+        bench.build("import sys; print('one, two'); sys.exit(3)", told=told.append)
+    errors = [message.text for message in told if message.kind == "error"]
+    assert any("non-zero exit status: 3" in text for text in errors)
+    said = [message.text for message in told if message.kind != "error"]
+    assert any("one, two" in text for text in said)
+    assert set("\n".join(said + errors).splitlines()) <= set(bench.log.read_text().splitlines())
+    assert ",ui,error," in bench.log.with_suffix(".csv").read_text()
+
+
 def test_a_second_log_does_not_hide_the_first(bench):
     bench.build("print('first')")
     with pytest.raises(CallbackError) as caught:

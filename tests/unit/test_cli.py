@@ -295,3 +295,27 @@ def test_stage_names_are_completed(project):
     }
     done = CliRunner().invoke(main, [], prog_name="vaultbuild", env=words)
     assert done.output.split(",")[-1].strip() == "base"
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["stage", "final"], ["build"], ["verify"], ["publish"]])
+def test_a_stream_that_cannot_be_opened_is_told_before_anything_starts(run, project, command):
+    folder = project()
+    done = run("--project", folder, *command, "--events", folder / "nosuch/run.jsonl")
+    assert done.exit_code == 2
+    assert "--events" in done.stderr
+    assert "nosuch/run.jsonl cannot be written: No such file or directory" in done.stderr
+    assert not (folder / "cache/var").exists()
+
+
+@pytest.mark.parametrize("command", [["stage", "fnal"], ["verify", "fnal"], ["publish", "fnal"]])
+def test_a_stream_ends_with_what_went_wrong(run, project, tmp_path, command):
+    file = tmp_path / "run.jsonl"
+    done = run("--project", project(), *command, "--events", file)
+    begun, ended = map(json.loads, file.read_text().splitlines())
+    assert (begun["event"], begun["command"]) == ("run_started", command[0])
+    assert (ended["event"], ended["status"]) == ("run_finished", "failed")
+    assert ended["exit_status"] == done.exit_code == 2
+    assert "fnal" in ended["message"]

@@ -8,7 +8,10 @@ import pytest
 
 from builder import report
 from builder.errors import Cause, CheckError, VaultbuildError
+from builder.estimate import Estimate, planned_parts
 from builder.events import Event
+from builder.history import Usual
+from builder.live import time_left
 from builder.plan import Plan, Reason, RoleStep, Step
 from builder.record import BuildRecord, DiskRecord, StepRecord
 from builder.store import Image
@@ -139,11 +142,116 @@ def test_sizes(count, text):
 
 def test_a_plan_shows_every_reason_when_asked():
     plan = Plan("debian-13", (STEP,))
-    assert len(list(report.plan_lines(plan, {}))) == 1
-    lines = list(report.plan_lines(plan, {}, lines_of=lambda reason: [f"+{reason.what}"]))
+    assert len(list(report.plan_lines(plan, {}, Estimate()))) == 1
+    lines_of = lambda reason: [f"+{reason.what}"]  # noqa: E731
+    lines = list(report.plan_lines(plan, {}, Estimate(), lines_of=lines_of))
     assert any(line.strip() == "+ansible/roles/driver/tasks/main.yml" for line in lines)
     assert any("ansible/roles/driver/tasks/main.yml" in line for line in lines[1:])
     assert any(line.split() == ["run", "driver"] for line in lines)
+
+
+def test_a_plan_has_a_column_of_times_and_their_sum():
+    idle = Step("base", "reuse", KEY, (), (), verify=False)
+    plan = Plan("debian-13", (idle, STEP))
+    found = expected(plan, 130.0)
+    first, second, why, role, last = report.plan_lines(plan, {}, found, lines_of=lambda _: ())
+    assert first == f"base        {KEY[:12]}               reuse   unchanged"
+    assert second.startswith(f"drivers     {KEY[:12]}  ~6 min 30 s  build   ansible/roles/")
+    assert why.startswith(f"{'':<39}ansible/roles/")
+    assert role == f"{'':<26}~2 min 10 s  run   driver"
+    assert last == "total                     ~6 min 30 s"
+
+
+def test_a_plan_that_is_partly_known_takes_longer_than_that():
+    plan = Plan("debian-13", (STEP,))
+    whole = expected(plan, 130.0)
+    found = Estimate(whole.parts, dict(list(whole.known.items())[:1]))
+    line, last = report.plan_lines(plan, {}, found)
+    assert "  >2 min 10 s  build " in line
+    assert last.split() == ["total", ">2", "min", "10", "s"]
+
+
+def expected(plan: Plan, seconds: float) -> Estimate:
+    """Each part of a plan takes so long."""
+    parts = planned_parts(plan, "nspawn", source=False, checked={"drivers"})
+    return Estimate(parts, {part: Usual(seconds, 3) for found in parts.values() for part in found})
+
+
+def test_without_a_terminal_the_line_of_a_stage_says_the_estimate(told):
+    plan = Plan("debian-13", (STEP,))
+    (line,) = told(0, ("planned", plan, expected(plan, 10.0)), ("stage_started", STEP, 1, 1))
+    assert line.endswith("tasks/main.yml changed (~30 s)")
+    (line,) = told(0, ("planned", plan, Estimate()), ("stage_started", STEP, 1, 1))
+    assert line.endswith("tasks/main.yml changed")
+
+
+class Terminal(io.StringIO):
+    """A stream that a person looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_time_left(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    plan, stream = Plan("debian-13", (STEP,)), Terminal()
+    reporter = report.ConsoleReporter(stream)
+    reporter.planned(plan, expected(plan, 1000.0))
+    reporter.stage_started(STEP, 1, 1)
+    reporter.event(event("role_started"))
+    reporter.event(event("task_started", task="Install [all] of it"))
+    reporter.close()
+    before = stream.getvalue()
+    assert "(~" not in before.splitlines()[0], "the bar says it"
+    assert "50 min 00 s left" in before or "49 min 59 s left" in before
+    assert "Install [all] of it" in before
+    reporter.event(event("role_finished", status="done", seconds=1.0, tasks=1, changed=0))
+    reporter.checking("drivers")
+    reporter.close()
+    after = stream.getvalue().removeprefix(before)
+    assert "33 min 20 s left" in after or "33 min 19 s left" in after
+
+
+def test_on_a_terminal_without_a_history_there_is_no_bar(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    reporter = report.ConsoleReporter(stream)
+    reporter.planned(Plan("debian-13", (STEP,)), Estimate())
+    reporter.doing("starting the caches")
+    reporter.close()
+    assert "starting the caches" in stream.getvalue()
+    assert "left" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "soon done"), (42.4, "42 s left"), (61, "1 min 01 s left"), (3600, "60 min 00 s left")],
+)
+def test_time_left(seconds, text):
+    assert time_left(seconds) == text
+
+
+def test_all_are_told_in_their_order():
+    heard = []
+
+    class Listener(report.Reporter):
+        def note(self, text: str) -> None:
+            heard.append((self, text))
+
+    one, two = Listener(), Listener()
+    report.Tee(one, report.SilentReporter(), two).note("a note")
+    assert heard == [(one, "a note"), (two, "a note")]
+
+
+def test_all_are_told_all():
+    """A method that somebody adds to a reporter must be passed on."""
+    words = {name for name in vars(report.Reporter) if not name.startswith("_")}
+    assert words <= vars(report.Tee).keys()
+
+
+def test_a_warning_is_marked(told):
+    assert told(0, ("warning", "look at this")) == ["warning: look at this"]
 
 
 def test_a_record_shows_what_the_image_is(tmp_path):
