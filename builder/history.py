@@ -32,6 +32,7 @@ STAGE: Final = "stage"
 SCHEMA: Final = 1
 _APPLICATION: Final = 0x76627568  # "vbuh": tells our file from another program's
 _BUSY_SECONDS: Final = 5
+_AGAIN_SECONDS: Final = 0.05
 _RECENT: Final = 5
 _KEPT: Final = 50
 _NEW: Final = f"""
@@ -136,7 +137,7 @@ class History:
 
         try:
             try:
-                self._add(done)
+                self._add_patiently(done)
             except (sqlite3.DatabaseError, _ForeignError) as error:
                 if not _is_wrong(error):
                     raise
@@ -146,6 +147,21 @@ class History:
         except (sqlite3.Error, OSError, _ForeignError, _LaterError) as error:
             _log.debug("not remembered: %s: %s", self._file, error)
         return None
+
+    def _add_patiently(self, done: Sequence[Done]) -> None:
+        """Add, again where another run was just beginning the file: nobody waits for that lock."""
+        import sqlite3  # late: as above
+
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return self._add(done)
+            except sqlite3.OperationalError as error:
+                # Python's own errors of this kind have no code.
+                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline:
+                    raise
+            time.sleep(_AGAIN_SECONDS)
 
     def _add(self, done: Sequence[Done]) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
