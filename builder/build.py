@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from builder import __version__, caches, files, texts
 from builder.inputs import snapshot
 from builder.record import BuildRecord
-from builder.report import Tee
+from builder.reporter import Tee
 from builder.sources import make_source
 from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder, utc_now
 from builder.store import DISK, Image
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from builder.inputs import StageInputs
     from builder.plan import Plan, Step
     from builder.project import Project
-    from builder.report import Reporter
+    from builder.reporter import Reporter
     from builder.store import Store
     from builder.verify import CheckSet, Verdict
 

@@ -37,7 +37,7 @@ from builder.errors import Interrupted, VaultbuildError, host_error
 if TYPE_CHECKING:
     from builder.project import Project
     from builder.publish import Release
-    from builder.report import Reporter
+    from builder.reporter import Reporter
     from builder.stage_build import Options
     from builder.store import Image
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.project import Project
-    from builder.report import ConsoleReporter, Reporter
+    from builder.report import ConsoleReporter
+    from builder.reporter import Reporter
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ class Settings:
                 yield console
                 return
             from builder import stream  # late: few ask for it
-            from builder.report import Tee
+            from builder.reporter import Tee
 
             try:
                 file = stream.open_stream(events)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from builder.engines.qemu import QemuEngine
     from builder.pipeline import Pipeline
     from builder.project import Project
-    from builder.report import Reporter
+    from builder.reporter import Reporter
     from builder.store import Image
     from builder.verify import CheckSet
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from builder.pipeline import Stage
     from builder.plan import Step
     from builder.project import Project
-    from builder.report import Reporter
+    from builder.reporter import Reporter
     from builder.store import Store
 
 _EVENTS = "events.jsonl"

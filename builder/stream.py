@@ -17,7 +17,7 @@ from builder import __version__
 from builder.errors import Interrupted, VaultbuildError
 from builder.estimate import plan_document
 from builder.events import SCHEMA
-from builder.report import Reporter
+from builder.reporter import Reporter
 
 if TYPE_CHECKING:
     import io

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from builder.estimate import slow_parts
 from builder.history import CHECKS, SOURCE, STAGE, Done, Part, role_part
-from builder.report import Reporter, slow_line
+from builder.report import slow_line
+from builder.reporter import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -109,6 +109,7 @@ def checks_of(
 ) -> CheckSet:
     """Return the checks of the last stage of ``lineage``.
 
+    With the files that variables name, such as a lock file: checks read what an image shall have.
     Raises :class:`builder.errors.ProjectError` for links that lead out of their folder.
     """
     names = [f"{stage.folder}/checks" for stage in lineage]
@@ -118,7 +119,13 @@ def checks_of(
         found = cache.tree(folder)
         require_links_inside(found, "folder of checks")
         held.update(found)
+    held.update(_named_files(lineage, cache))
     return CheckSet(lineage[-1].name, variant, cache.root, folders, held, variables)
+
+
+def _named_files(lineage: Sequence[Stage], cache: digest.StatCache) -> dict[str, str]:
+    paths = [path for stage in lineage for use in stage.roles for path in use.paths.values()]
+    return {path.as_posix(): cache.entry(path.as_posix()) for path in paths}
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ LAYERS = """
     verify
     plan clones
     estimate
-    live
+    live reporter
     report
     stream timing project
     publish packing

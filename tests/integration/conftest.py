@@ -1,8 +1,16 @@
 """What the tests with real programs share."""
 
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+
+from builder import process
+from builder.packer import Packer
+
+BUILD_PACKER = Path(__file__).parents[1] / "tools/build_packer.sh"
+SKIP = 77
 
 
 @pytest.fixture
@@ -17,3 +25,50 @@ def program(tmp_path, monkeypatch):
         (folder / name).chmod(0o755)
 
     return make
+
+
+def alive(word: str) -> list[str]:
+    """Return the processes that have ``word`` in their command line."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if word in line:
+            found.append(line)
+    return found
+
+
+@pytest.fixture(name="alive")
+def _alive():
+    return alive
+
+
+@pytest.fixture(scope="session")
+def current(missing):
+    """The program and the plugins of a current Packer."""
+    done = process.run(["bash", BUILD_PACKER], env=_user(), check=False, timeout=1800)
+    last = (done.stdout.strip().splitlines() or [done.stderr])[-1]
+    if done.status == SKIP:
+        # Not `missing`: Go is no requirement of a host, so CI skips as well.
+        pytest.skip(last)
+    assert done.status == 0, done.stderr[-2000:]
+    return Path(last)
+
+
+def _user() -> dict[str, str]:
+    names = ("XDG_CACHE_HOME", "GOPROXY", "GONOSUMDB", "GOCACHE", "GOMODCACHE", "GOPATH")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+@pytest.fixture(params=["1.6", "current"])
+def packer(request, require_program) -> Packer:
+    """Each Packer in turn."""
+    if request.param == "1.6":
+        found = Packer.find(str(require_program("packer")))
+        if found.line != "1.6":
+            pytest.skip(f"this host's own Packer is {found}")
+        return found
+    folder = request.getfixturevalue("current")
+    return replace(Packer.find(str(folder / "packer")), plugins=folder / "plugins")

@@ -24,8 +24,6 @@ from builder.template import NEUTRAL, TemplateContext, render
 pytestmark = pytest.mark.integration
 
 TEMPLATES = Path(__file__).parents[2] / "packer"
-BUILD_PACKER = Path(__file__).parents[1] / "tools/build_packer.sh"
-SKIP = 77
 # What HCL, Packer, Go's templates and a shell each might take for their own.
 AWKWARD = "${x} %{if} $${y} %%{z} \"q\" 'a' \\ \\n $$ 100% für `id` $(id) ~ *"
 
@@ -36,35 +34,6 @@ class Server:
 
     port: int
     key: Path
-
-
-@pytest.fixture(scope="session")
-def current(missing):
-    """The program and the plugins of a current Packer."""
-    done = process.run(["bash", BUILD_PACKER], env=_user(), check=False, timeout=1800)
-    last = (done.stdout.strip().splitlines() or [done.stderr])[-1]
-    if done.status == SKIP:
-        # Not `missing`: Go is no requirement of a host, so CI skips as well.
-        pytest.skip(last)
-    assert done.status == 0, done.stderr[-2000:]
-    return Path(last)
-
-
-def _user() -> dict[str, str]:
-    names = ("XDG_CACHE_HOME", "GOPROXY", "GONOSUMDB", "GOCACHE", "GOMODCACHE", "GOPATH")
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
-@pytest.fixture(params=["1.6", "current"])
-def packer(request, require_program) -> Packer:
-    """Each Packer in turn."""
-    if request.param == "1.6":
-        found = Packer.find(str(require_program("packer")))
-        if found.line != "1.6":
-            pytest.skip(f"this host's own Packer is {found}")
-        return found
-    folder = request.getfixturevalue("current")
-    return replace(Packer.find(str(folder / "packer")), plugins=folder / "plugins")
 
 
 @pytest.fixture(scope="session")
@@ -142,19 +111,6 @@ class Bench:
 @pytest.fixture
 def bench(packer, server, tmp_path):
     return Bench(packer, server, tmp_path)
-
-
-def _alive(word: str) -> list[str]:
-    """The processes that have ``word`` in their command line."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if word in line:
-            found.append(line)
-    return found
 
 
 # --- finding it -----------------------------------------------------------------------------------
@@ -316,18 +272,18 @@ if len(sys.argv) > 5: time.sleep(600)
 """
 
 
-def test_nothing_is_left_of_a_build_that_takes_too_long(bench):
+def test_nothing_is_left_of_a_build_that_takes_too_long(bench, alive):
     mark = f"linger-{bench.folder}"
     with pytest.raises(CommandError, match="did not end within"):
         bench.build(LINGER, mark, str(bench.folder / "up"), "stay", timeout=8)
     assert (bench.folder / "up").exists()
-    _wait(lambda: not _alive(mark), bench.log)
+    _wait(lambda: not alive(mark), bench.log)
 
 
-def test_nothing_is_left_of_a_build_that_went_well(bench):
+def test_nothing_is_left_of_a_build_that_went_well(bench, alive):
     mark = f"linger-{bench.folder}"
     bench.build(LINGER, mark, str(bench.folder / "up"))
-    _wait(lambda: not _alive(mark), bench.log)
+    _wait(lambda: not alive(mark), bench.log)
 
 
 BUILDER = """
@@ -343,7 +299,7 @@ packer.build(work / "stage.pkr.hcl", work=work, log=work / "packer.log", keep_fd
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_of_a_driver_that_is_stopped(signum, bench):
+def test_nothing_is_left_of_a_driver_that_is_stopped(signum, bench, alive):
     mark = f"linger-{bench.folder}"
     bench.written(LINGER, mark, str(bench.folder / "up"), "stay")
     # A process of its own: it is the one that dies.
@@ -355,7 +311,7 @@ def test_nothing_is_left_of_a_driver_that_is_stopped(signum, bench):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         driver.send_signal(signum)
         driver.wait(60)
-    _wait(lambda: not _alive(mark), bench.log)
+    _wait(lambda: not alive(mark), bench.log)
     with (bench.folder / "lock").open() as lock:
         _wait(lambda: _locked(lock), bench.log)
 
@@ -366,94 +322,3 @@ def _locked(file) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-# --- the VM ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def machine(packer, tmp_path, require_program):
-    """A context for the qemu builder whose files exist; nothing on its disk boots."""
-    packer.require_plugins("qemu")
-    parent = tmp_path / "parent.qcow2"
-    process.run([require_program("qemu-img"), "create", "-q", "-f", "qcow2", parent, "64M"])
-    process.run([require_program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f",
-                 tmp_path / "key"])  # fmt: skip
-    require_program("qemu-system-x86_64")
-    for name in ("user-data", "meta-data", "some.iso", "answers/preseed.cfg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"{name}\n")
-    here = replace(
-        NEUTRAL,
-        private_key=tmp_path / "key",
-        public_key=(tmp_path / "key.pub").read_text(),
-        callback=["true"],
-        accelerator="tcg",
-        memory_mib=256,
-        parent_disk=parent,
-        backing=str(parent),
-        disk_bytes=64 << 20,
-        output_folder=tmp_path / "output",
-        console_log=tmp_path / "console.log",
-        qmp_socket=tmp_path / "qmp.sock",
-        seed_files=[tmp_path / "user-data", tmp_path / "meta-data"],
-        iso_file=tmp_path / "some.iso",
-        answers_folder=tmp_path / "answers",
-        forwards={3142: "127.0.0.1:41001"},
-        ssh_timeout="4s",
-    )
-    return TemplateContext(line=packer.line, engine="qemu", stage="base", circumstance=here)
-
-
-def _written(folder: Path, context: TemplateContext) -> Path:
-    name = "iso" if context.iso else "stage"
-    text = render(TEMPLATES / f"{name}.pkr.hcl.j2", context, search=[TEMPLATES])
-    (folder / "stage.pkr.hcl").write_text(text)
-    return folder / "stage.pkr.hcl"
-
-
-def _plainly(packer: Packer, rendered: Path, *words: str) -> tuple[int, str]:
-    """Run a command of Packer on a template as a build of ours does; return how it ended."""
-    folder, log = rendered.parent, rendered.with_name("packer.log")
-    argv, env = [packer.program, *words, rendered.name], packer._environment(folder)
-    with process.start(argv, log=log, cwd=folder, env=env, contained=True) as child:
-        return child.wait(300), log.read_text()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"network": "open"},
-        {"seeded": True, "user": "debian"},
-        {"iso": {"sha256": "0" * 64, "installer": "preseed", "boot_command": ["<esc>{answers}"]}},
-        {"iso": {"sha256": "0" * 64, "installer": "autoinstall", "boot_command": ["e<f10>"]}},
-    ],
-    ids=["stage", "open", "seeded", "preseed", "autoinstall"],
-)
-def test_packer_takes_the_templates_of_a_vm(change, packer, machine, tmp_path):
-    status, said = _plainly(packer, _written(tmp_path, replace(machine, **change)), "validate")
-    assert status == 0, said
-
-
-def test_a_vm_that_does_not_boot(packer, machine, tmp_path):
-    """The VM starts, on an overlay of the parent, reachable from this host alone; then it ends."""
-    # As a build of ours, but that the disk stays, to be looked at.
-    status, said = _plainly(packer, _written(tmp_path, machine), "build", "-on-error=abort")
-    assert status == 1
-    assert "Timeout waiting for SSH" in said
-    assert "Overriding default Qemu arguments" in said
-    info = json.loads(
-        process.run(["qemu-img", "info", "--output=json", tmp_path / "output/disk.qcow2"]).stdout
-    )
-    assert info["virtual-size"] == 64 << 20
-    assert info["full-backing-filename"] == str(tmp_path / "parent.qcow2")
-    assert not _alive(str(tmp_path / "qmp.sock"))
-
-
-def test_a_missing_plugin_is_the_hosts_lack(packer, machine, tmp_path):
-    if packer.line == "1.6":
-        pytest.skip("Packer 1.6 has no plugins")
-    without = replace(packer, plugins=tmp_path / "none")
-    with pytest.raises(HostError, match="has no qemu plugin"):
-        without.build(_written(tmp_path, machine), work=tmp_path, log=tmp_path / "packer.log")

@@ -14,6 +14,7 @@ from builder.history import Usual
 from builder.live import time_left
 from builder.plan import Plan, Reason, RoleStep, Step
 from builder.record import BuildRecord, DiskRecord, StepRecord
+from builder.reporter import Reporter, Tee
 from builder.store import Image
 from builder.verify import CheckResult, Verdict
 
@@ -240,14 +241,14 @@ def test_all_are_told_in_their_order():
             heard.append((self, text))
 
     one, two = Listener(), Listener()
-    report.Tee(one, report.SilentReporter(), two).note("a note")
+    Tee(one, Reporter(), two).note("a note")
     assert heard == [(one, "a note"), (two, "a note")]
 
 
 def test_all_are_told_all():
     """A method that somebody adds to a reporter must be passed on."""
-    words = {name for name in vars(report.Reporter) if not name.startswith("_")}
-    assert words <= vars(report.Tee).keys()
+    words = {name for name in vars(Reporter) if not name.startswith("_")}
+    assert words <= vars(Tee).keys()
 
 
 def test_a_warning_is_marked(told):

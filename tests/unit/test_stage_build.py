@@ -7,7 +7,7 @@ import pytest
 
 from builder.digest import digest_file
 from builder.record import BuildRecord, DiskRecord
-from builder.report import Reporter
+from builder.reporter import Reporter
 from builder.stage_build import _lock_role
 from builder.store import DISK, Store
 

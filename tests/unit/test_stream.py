@@ -19,7 +19,7 @@ from builder.history import History, Usual
 from builder.packer import Message
 from builder.plan import Plan, Reason, RoleStep, Step
 from builder.record import BuildRecord, DiskRecord
-from builder.report import Reporter
+from builder.reporter import Reporter
 from builder.stream import EventStream, open_stream, telling
 from builder.verify import CheckResult, CheckSet, Verdict
 
