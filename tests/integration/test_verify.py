@@ -184,7 +184,9 @@ def disk(tmp_path, require_program) -> Path:
 
 def test_a_verification_has_the_resources_of_its_stage(checks, disk, tmp_path):
     engine, chosen = Bench(), checks(test_it="def test_one(): pass")
-    verdict = verify(disk, chosen, engine, RESOURCES, image="i" * 64, logs=tmp_path / "logs")
+    record = SimpleNamespace(disk=SimpleNamespace(sha256="d" * 64))
+    image = SimpleNamespace(disk=disk, key="i" * 64, record=record)
+    verdict = verify(image, chosen, engine, RESOURCES, logs=tmp_path / "logs")
     assert verdict.passed
     assert engine.given == [("bios", 3, 1234)]
 
