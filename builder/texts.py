@@ -4,13 +4,17 @@
 
     cache/var/texts/<sha256>     a small text, as it was in some snapshot
 
-A cache like any other: without it a plan names the file and shows no lines.
+A cache like any other: without it a plan names the file and shows no lines. What no snapshot had
+for a season is forgotten.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
 import shutil
+import time
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -22,6 +26,7 @@ _LARGEST = 64 << 10
 # A role may carry thousands of files; the first time is no time to copy them all.
 _MOST_FILES = 2000
 _MOST_LINES = 12
+_KEPT_SECONDS = 90 * 86400
 
 
 def keep(var: Path, folder: Path, held: Mapping[str, str]) -> None:
@@ -29,13 +34,26 @@ def keep(var: Path, folder: Path, held: Mapping[str, str]) -> None:
     texts = var / "texts"
     texts.mkdir(parents=True, exist_ok=True)
     for path, value in islice(held.items(), _MOST_FILES):
-        place = texts / _digest(value)
-        source = folder / path
-        if value.startswith("link:") or place.exists() or source.stat().st_size > _LARGEST:
-            continue
-        aside = place.with_suffix(".part")
+        if not value.startswith("link:"):
+            _keep(folder / path, texts / _digest(value))
+    _forget(texts)
+
+
+def _keep(source: Path, place: Path) -> None:
+    if place.exists():
+        place.touch()
+    elif source.stat().st_size <= _LARGEST:
+        aside = place.with_suffix(f".{os.getpid()}")
         shutil.copyfile(source, aside)
         aside.replace(place)
+
+
+def _forget(texts: Path) -> None:
+    youngest = time.time() - _KEPT_SECONDS
+    for text in texts.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if text.stat().st_mtime < youngest:
+                text.unlink()
 
 
 def changed_lines(var: Path, file: Path, before: str | None) -> Iterator[str]:

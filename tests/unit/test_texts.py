@@ -1,6 +1,7 @@
 """What files held before: kept once, shown as the lines that changed."""
 
 import hashlib
+import os
 
 import pytest
 
@@ -55,3 +56,12 @@ def test_what_is_no_text_is_not_shown(kept, shown):
 def test_large_files_are_not_kept(kept, shown):
     before = kept(b"x\n" * (64 << 10))
     assert shown(before, b"y\n") == []
+
+
+def test_what_was_not_used_for_a_season_is_forgotten(kept, shown, tmp_path):
+    old, new = kept(b"old\n"), kept(b"new\n")
+    for text in (tmp_path / "var/texts").iterdir():
+        os.utime(text, (0, 0))
+    kept(b"new\n")
+    assert shown(old, b"x\n") == []
+    assert shown(new, b"x\n") == ["@@ -1 +1 @@", "-new", "+x"]
