@@ -39,6 +39,8 @@ e2e: test-setup ## the tests of whole builds: real disks, real boots
 bench: test-setup ## the benchmarks, as ratios (an hour on an idle machine; see bench/README.md)
 	@$(AS_ROOT) .venv/bin/python -m bench.plan $(ARGS)
 	@$(AS_ROOT) .venv/bin/python -m bench.stages $(ARGS)
+	@$(AS_ROOT) .venv/bin/python -m bench.provisioning $(ARGS)
+	@$(AS_ROOT) .venv/bin/python -m bench.layers $(ARGS)
 	@$(AS_ROOT) .venv/bin/python -m bench.peers $(ARGS)
 
 lock: ## write requirements.lock anew; ARGS=--upgrade takes the newest versions
