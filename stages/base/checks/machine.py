@@ -37,6 +37,16 @@ def say(*command):
     return run(*command).stdout.strip()
 
 
+def sure(*command):
+    """For a question whose good answer is nothing, as that of a program that failed is, too."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def complaints(*command):
+    done = run(*command)
+    return (done.stdout + done.stderr).strip() or ("" if done.returncode == 0 else "it failed")
+
+
 def read(path):
     return Path(path).read_text(encoding="utf-8")
 
@@ -58,8 +68,8 @@ def held():
 
 
 ASKED = {
-    "audit": lambda: say("dpkg", "--audit"),
-    "broken": lambda: run(*CHECK).stderr,
+    "audit": lambda: complaints("dpkg", "--audit"),
+    "broken": lambda: complaints(*CHECK),
     "container": lambda: say("systemd-detect-virt", "--container"),
     "containerd": lambda: [
         line.strip() for line in say("containerd", "config", "dump").splitlines()
@@ -69,8 +79,10 @@ ASKED = {
         "systemctl", "show", "--value", "-p", "ActiveState", "docker.service"
     ),
     "enabled": lambda: {unit: say("systemctl", "is-enabled", unit) for unit in UNITS},
-    "failed": lambda: [line.split()[0] for line in say(*FAILED).splitlines()],
-    "fstab": lambda: [line.split() for line in read("/etc/fstab").splitlines()],
+    "failed": lambda: [line.split()[0] for line in sure(*FAILED).splitlines()],
+    "fstab_swaps": lambda: [
+        line for line in read("/etc/fstab").splitlines() if line.split()[2:3] == ["swap"]
+    ],
     "grub_kernel": grub_kernel,
     "held": held,
     "host_keys": lambda: names("/etc/ssh", "ssh_host_*"),

@@ -55,7 +55,7 @@ def test_there_is_no_other_kernel(machine, expected):
 @pytest.mark.parametrize("part", ["image", "headers"])
 def test_kernel_packages_are_pinned_and_held(machine, expected, part):
     name = f"linux-{part}-{expected['kernel_pin_release']}"
-    assert machine["packages"][name] == expected["kernel_pin_version"]
+    assert machine["packages"].get(name) == expected["kernel_pin_version"]
     assert name in machine["held"]
 
 
@@ -109,9 +109,10 @@ def test_docker_runs_where_it_can(machine):
 
 
 def test_docker_is_configured_for_gpus(machine):
-    assert machine["docker"]["features"]["cdi"] is True
-    assert machine["docker"]["default-ulimits"]["memlock"]["Hard"] == -1
-    assert machine["docker"]["log-opts"]["max-size"]
+    settings = machine["docker"]
+    assert settings.get("features", {}).get("cdi") is True
+    assert settings.get("default-ulimits", {}).get("memlock", {}).get("Hard") == -1
+    assert settings.get("log-opts", {}).get("max-size")
 
 
 def test_containerd_is_configured_for_gpus(machine):
@@ -139,4 +140,4 @@ def test_host_name_is_not_that_of_a_build_host(machine):
 
 def test_there_is_no_swap(machine):
     assert machine["swaps"] == []
-    assert [line for line in machine["fstab"] if "swap" in line] == []
+    assert machine["fstab_swaps"] == []

@@ -24,6 +24,11 @@ def say(*command):
     return done.stdout.strip()
 
 
+def sure(*command):
+    """For a question whose good answer is nothing, as that of a program that failed is, too."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def read(path):
     return Path(path).read_text(encoding="utf-8", errors="replace")
 
@@ -85,12 +90,12 @@ def temporary():
 
 
 def held():
-    wants = (line.split(" ") for line in say(*HOLDS).splitlines())
+    wants = (line.split(" ") for line in sure(*HOLDS).splitlines())
     return [name for want, name in wants if want == "hold"]
 
 
 def residues():
-    states = (line.split(" ") for line in say(*STATES).splitlines())
+    states = (line.split(" ") for line in sure(*STATES).splitlines())
     return [name for state, name in states if state != "installed"]
 
 

@@ -37,13 +37,20 @@ def machine(host, settings):
     return json.loads(done.stdout)
 
 
-def test_logins_may_lock_memory_and_open_files(machine, expected):
+@pytest.fixture(scope="module")
+def container(machine):
+    """Whether the kernel is that of somebody else; not knowing it would skip half of this file."""
+    assert re.fullmatch("[a-z-]+", machine["container"]), machine["container"]
+    return machine["container"] != "none"
+
+
+def test_logins_may_lock_memory_and_open_files(machine, container, expected):
     files = expected.get("tuning_nofile", 1048576)
     lines = re.findall(r"^(\S+) +- +(\S+) +(\S+)$", machine["limits_file"], re.MULTILINE)
     for who in ("*", "root"):
         assert (who, "memlock", "unlimited") in lines
         assert (who, "nofile", str(files)) in lines
-    if machine["container"] == "none":
+    if not container:
         assert machine["limits"]["MEMLOCK"] == [machine["unlimited"]] * 2
         assert machine["limits"]["NOFILE"] == [files] * 2
 
@@ -59,25 +66,25 @@ def test_kernel_settings_are_written(machine, settings):
     assert dict(written) == settings
 
 
-def test_kernel_settings_are_in_force(machine, settings):
-    if machine["container"] != "none":
+def test_kernel_settings_are_in_force(machine, container, settings):
+    if container:
         pytest.skip("the kernel belongs to the host of the container")
     there = {name: value for name, value in machine["sysctl"].items() if value is not None}
     assert there == {name: settings[name] for name in there}
-    assert "vm.swappiness" in there
+    assert bool(there) == bool(settings), "this kernel knows none of them"
 
 
-def test_huge_pages_are_for_those_who_ask(machine, expected):
+def test_huge_pages_are_for_those_who_ask(machine, container, expected):
     wanted = expected.get("tuning_transparent_hugepages", "madvise")
     line = f"w!- /sys/kernel/mm/transparent_hugepage/enabled - - - - {wanted}"
     assert line in machine["hugepages_file"]
-    if machine["container"] == "none":
+    if not container:
         assert f"[{wanted}]" in machine["hugepages"]
 
 
-def test_governor_is_set_where_there_is_one(machine, expected):
+def test_governor_is_set_where_there_is_one(machine, container, expected):
     assert machine["governor"]["enabled"] == "enabled"
-    if machine["container"] == "none" and machine["governors"]:
+    if not container and machine["governors"]:
         assert machine["governors"] == [expected.get("tuning_cpu_governor", "performance")]
     else:
         assert machine["governor"]["state"] == "inactive"
@@ -112,7 +119,7 @@ def test_measurements_list_gpus(machine):
 
 
 def test_versions_are_those_installed(machine, expected):
-    wanted = {name: machine["packages"][name] for name in expected["machine_docs_packages"]}
+    wanted = {name: machine["packages"].get(name) for name in expected["machine_docs_packages"]}
     assert machine["versions"]["debian"] == wanted
     assert sorted(machine["versions"]["python"]) == sorted(expected["machine_docs_venvs"])
     assert all(machine["versions"]["python"].values())

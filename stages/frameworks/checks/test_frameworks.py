@@ -61,7 +61,8 @@ def locked(lock):
 
 def test_environment_is_what_the_lock_lists(machine, locked):
     assert machine["frozen"]["status"] == 0
-    assert dict(line.split("==") for line in machine["frozen"]["output"].splitlines()) == locked
+    lines = [f"{name}=={version}" for name, version in locked.items()]
+    assert sorted(machine["frozen"]["output"].splitlines()) == sorted(lines)
 
 
 def test_environment_has_nothing_more_but_pip(machine, locked):

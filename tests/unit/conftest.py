@@ -1,0 +1,131 @@
+"""Asking the checks of the reference pipeline about images that exist as tables only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GUEST = Path(__file__).with_name("fake_guest.py")
+# What a program answers when it could not ask (``answer`` in the machine.py of the stages).
+UNKNOWN = "error: FileNotFoundError(2, 'No such file or directory')"
+FAILURES = {"AssertionError", "Failed"}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What each check said in each case: ``found[case][check] = {"outcome": …, "line": …}``."""
+
+    found: dict[str, dict[str, dict]] = field(repr=False)
+
+    def having(self, case, *outcomes):
+        return {name for name, one in self.found[case].items() if one["outcome"] in outcomes}
+
+    def failed(self, case):
+        return set(self.found[case]) - self.having(case, "passed", "skipped")
+
+    def confused(self, case):
+        """Checks that stumbled instead of saying what is wrong."""
+        return self.failed(case) - self.having(case, *FAILURES)
+
+
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory):
+    """Call it with a module that has ``CHECKS``, ``answer()``, ``SOUND`` and ``BROKEN``.
+
+    ``CHECKS`` is a file of checks. ``answer()`` is what they are told about a sound image: the
+    variables under ``expected``, and the answer of each program under its file's name. ``SOUND``
+    and ``BROKEN`` list what is different in a case: see :func:`changed`.
+    """
+    known: dict[str, Judged] = {}
+
+    def run(module) -> Judged:
+        if module.CHECKS not in known:
+            work = tmp_path_factory.mktemp("judged")
+            known[module.CHECKS] = _asked(work, ROOT / module.CHECKS, _cases(module))
+        return known[module.CHECKS]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def judged(judge, request):
+    """What the checks said in the cases of this module."""
+    return judge(request.module)
+
+
+def changed(old, change):
+    """Return a document with a change.
+
+    A dict goes deeper; a pair ``(before, after)`` replaces a part, an item of a list or a piece of
+    a text: ``(None, after)`` adds an item, ``(before, None)`` takes it or the key of a dict away,
+    ``(..., after)`` replaces the whole, as anything does that is no dict and no pair.
+    """
+    if isinstance(change, tuple):
+        return _replaced(old, *change)
+    if isinstance(change, dict) and isinstance(old, dict):
+        return old | {key: changed(old.get(key), one) for key, one in change.items()}
+    return change
+
+
+def _replaced(old, before, after):
+    if before is ...:
+        return after
+    assert before is None or before in old, f"{before!r} is not in {old!r}"
+    if isinstance(old, str):
+        return old.replace(before, after)
+    if isinstance(old, dict):
+        return {key: one for key, one in old.items() if key != before}
+    kept = [
+        after if one == before else one for one in [*old, *([before] if before is None else [])]
+    ]
+    return [one for one in kept if one is not None]
+
+
+def _cases(module):
+    sound = module.answer()
+    cases = {name: changed(sound, changes) for name, (changes, *_) in module.SOUND.items()}
+    cases |= {name: changed(sound, changes) for name, (changes, *_) in module.BROKEN.items()}
+    programs = [name for name in sound if name.endswith(".py")]
+    folder = (ROOT / module.CHECKS).parent
+    answering = [name for name in programs if "\nASKED = " in (folder / name).read_text()]
+    cases |= {f"{name} fails": {**sound, name: None} for name in programs}
+    return cases | {
+        f"{name} cannot tell {question}": changed(sound, {name: {question: UNKNOWN}})
+        for name in answering
+        for question in sound[name]
+    }
+
+
+def _asked(work, checks, cases) -> Judged:
+    """Run the checks in a pytest of their own, on a copy as in a verification."""
+    folder = work / "stages" / checks.parent.parent.name / "checks"
+    folder.parent.mkdir(parents=True)
+    shutil.copytree(checks.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for lock in checks.parent.parent.glob("*.lock"):
+        shutil.copy(lock, folder.parent)
+    shutil.copy(GUEST, folder / "conftest.py")
+    (work / "cases.json").write_text(json.dumps(cases))
+    argv = [
+        sys.executable, "-m", "pytest", "-q", "--tb=native", "-p", "no:cacheprovider",
+        "-p", "builder.checks", "--import-mode=importlib",
+        "--rootdir", str(work), "--confcutdir", str(work), "-c", "/dev/null",
+        str(folder / checks.name),
+    ]  # fmt: skip
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTEST_ADDOPTS": "",
+        "VAULTBUILD_CHECK_CONTEXT": str(work / "context.json"),
+        "VAULTBUILD_CHECK_RESULTS": str(work / "results.json"),
+    }
+    done = subprocess.run(argv, env=env, cwd=work, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout[-4000:] + done.stderr
+    return Judged(json.loads((work / "found.json").read_text()))

@@ -1,0 +1,228 @@
+"""The checks of the base stage, on answers of sound and of broken machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+
+CHECKS = "stages/base/checks/test_base.py"
+ROOT = Path(__file__).parents[2]
+ROLES = ROOT / "ansible/roles"
+MACHINE = "machine.py"
+KERNEL, VERSION = "6.12.117+deb13-cloud-amd64", "6.12.117-1"
+OTHER = "6.12.94+deb13-cloud-amd64"
+KEY = "/etc/ssh/ssh_host_ed25519_key"
+MASKED = ["apt-daily-upgrade.timer", "apt-daily.timer", "sshd-keygen.service"]
+MASKED += ["systemd-networkd-wait-online.service"]
+ENABLED = ["containerd.service", "docker.service", "ssh-host-key.service", "ssh.service"]
+ENABLED += [f"systemd-{name}.service" for name in ("networkd", "resolved", "timesyncd")]
+
+
+def rendered(role, template):
+    """The lines of a role's template, with its defaults."""
+    settings = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text())
+    text = (ROLES / role / "templates" / template).read_text()
+    return jinja2.Template(text, trim_blocks=True).render(settings).splitlines()
+
+
+def docker():
+    """daemon.json as the role writes it: its settings, with the defaults filled in."""
+    role = ROLES / "container_runtime"
+    defaults = yaml.safe_load((role / "defaults/main.yml").read_text())
+    text = (role / "vars/main.yml").read_text()
+    filled = jinja2.Template(text.split("\n", 2)[2]).render(defaults)
+    return yaml.safe_load(filled)
+
+
+def answer():
+    sshd = [line.lower() for line in rendered("ssh_baseline", "sshd.conf.j2") if line[:1] != "#"]
+    # sshd -T has another name for it.
+    sshd = [line.replace("prohibit-password", "without-password") for line in sshd]
+    containerd = (ROLES / "container_runtime/files/containerd.toml").read_text().splitlines()
+    pinned = [f"linux-image-{KERNEL}", f"linux-headers-{KERNEL}"]
+    machine = {
+        "audit": "",
+        "broken": "",
+        "container": "none",
+        "containerd": [line.strip() for line in containerd if line[:1] != "#"],
+        "docker": docker(),
+        "docker_state": "active",
+        "enabled": dict.fromkeys(ENABLED, "enabled") | dict.fromkeys(MASKED, "masked"),
+        "failed": [],
+        "fstab_swaps": [],
+        "grub_kernel": f"/boot/vmlinuz-{KERNEL}",
+        "held": pinned,
+        "host_keys": [KEY, f"{KEY}.pub"],
+        "host_key_mode": "0o600",
+        "hostname": "",
+        "initrds": [f"/boot/initrd.img-{KERNEL}"],
+        "kernels": [f"/boot/vmlinuz-{KERNEL}"],
+        "locale": "LANG=C.UTF-8",
+        "localtime": "/usr/share/zoneinfo/Etc/UTC",
+        "modules": [KERNEL],
+        "network": rendered("base_system", "wired.network.j2"),
+        "packages": {**dict.fromkeys(pinned, VERSION), "openssh-server": "1:10.0p1-7"},
+        "release": KERNEL,
+        "resolver": "/run/systemd/resolve/stub-resolv.conf",
+        "shadow": [["root", "*"], ["daemon", "*"], ["sshd", "!*"], ["messagebus", "!"]],
+        "sshd": ["port 22", "addressfamily any", *sshd],
+        "swaps": [],
+    }
+    expected = {"kernel_pin_release": KERNEL, "kernel_pin_version": VERSION}
+    return {"expected": expected, MACHINE: machine}
+
+
+def told(**machine):
+    return {MACHINE: machine}
+
+
+CONTAINER = {"container": "systemd-nspawn", "docker_state": "inactive", "release": "6.1.0-40-amd64"}
+# Case: (what is different, checks that are skipped).
+SOUND = {
+    "as built": ({},),
+    "in a container": (
+        told(**CONTAINER, failed=["systemd-remount-fs.service"]),
+        "test_running_kernel_is_the_pinned_one",
+    ),
+    "a host name for everybody": (told(hostname="localhost"),),
+}
+
+PINNED = "test_kernel_packages_are_pinned_and_held"
+ALONE = "test_there_is_no_other_kernel"
+DOCKER = "test_docker_is_configured_for_gpus"
+CONTAINERD = "test_containerd_is_configured_for_gpus"
+NETWORK = "test_network_leaves_virtual_interfaces_alone"
+NO_FAILURE = "test_no_unit_failed"
+# sshd's words for what the baseline forbids or sets.
+SSHD = {
+    "clientaliveinterval 180": "clientaliveinterval 0",
+    f"hostkey {KEY}": "hostkey /etc/ssh/ssh_host_rsa_key",
+    "kbdinteractiveauthentication no": "kbdinteractiveauthentication yes",
+    "passwordauthentication no": "passwordauthentication yes",
+    "permitemptypasswords no": "permitemptypasswords yes",
+    "permitrootlogin without-password": "permitrootlogin yes",
+    "x11forwarding no": "x11forwarding yes",
+}
+# Case: (what is different, checks that fail: those and no other).
+BROKEN = {
+    "another kernel is booted": (
+        told(grub_kernel=f"/boot/vmlinuz-{OTHER}"),
+        "test_grub_boots_the_pinned_kernel",
+    ),
+    "a second kernel": (told(kernels=(None, f"/boot/vmlinuz-{OTHER}")), ALONE),
+    "a second initramfs": (told(initrds=(None, f"/boot/initrd.img-{OTHER}")), ALONE),
+    "no initramfs": (told(initrds=[]), ALONE),
+    "modules of another kernel": (told(modules=(None, OTHER)), ALONE),
+    "another kernel runs": (told(release=OTHER), "test_running_kernel_is_the_pinned_one"),
+    **{
+        f"{part} of another version": (
+            told(packages={f"linux-{part}-{KERNEL}": "6.12.117-2"}),
+            f"{PINNED}[{part}]",
+        )
+        for part in ("image", "headers")
+    },
+    **{
+        f"{part} not held": (told(held=(f"linux-{part}-{KERNEL}", None)), f"{PINNED}[{part}]")
+        for part in ("image", "headers")
+    },
+    "no headers": (told(packages=(f"linux-headers-{KERNEL}", None)), f"{PINNED}[headers]"),
+    "half configured": (
+        told(audit="The following packages are only half configured:\n docker.io"),
+        "test_no_package_is_half_installed",
+    ),
+    "unmet dependency": (
+        told(broken="E: Unmet dependencies. Try 'apt --fix-broken install'"),
+        "test_no_package_is_half_installed",
+    ),
+    **{
+        f"sshd says {wrong}": (told(sshd=(right, wrong)), f"test_ssh_takes_keys_alone[{right}]")
+        for right, wrong in SSHD.items()
+    },
+    "host key of another kind": (
+        told(host_keys=(None, "/etc/ssh/ssh_host_rsa_key")),
+        "test_ssh_has_one_host_key",
+    ),
+    "host key for all to read": (told(host_key_mode="0o644"), "test_ssh_has_one_host_key"),
+    "root has a password": (
+        told(shadow=(["root", "*"], ["root", "$y$j9T$salt$hash"])),
+        "test_nobody_has_a_password",
+    ),
+    "root needs no password": (
+        told(shadow=(["root", "*"], ["root", ""])),
+        "test_nobody_has_a_password",
+    ),
+    **{
+        f"{unit} is disabled": (
+            told(enabled={unit: "disabled"}),
+            f"test_unit_is_enabled[{unit}]",
+        )
+        for unit in ENABLED
+    },
+    **{
+        f"{unit} is not masked": (told(enabled={unit: "enabled"}), f"test_unit_is_masked[{unit}]")
+        for unit in MASKED
+    },
+    "a unit failed": (told(failed=["ssh-host-key.service"]), NO_FAILURE),
+    "the root was not mounted again": (told(failed=["systemd-remount-fs.service"]), NO_FAILURE),
+    "a unit failed in a container": (
+        told(**CONTAINER, failed=["systemd-remount-fs.service", "ssh.service"]),
+        NO_FAILURE,
+    ),
+    "docker did not start": (told(docker_state="failed"), "test_docker_runs_where_it_can"),
+    "docker was started in a container": (
+        told(**{**CONTAINER, "docker_state": "active"}),
+        "test_docker_runs_where_it_can",
+    ),
+    "docker without CDI": (told(docker={"features": {"cdi": False}}), DOCKER),
+    "docker with no features": (told(docker=("features", None)), DOCKER),
+    "docker limits locked memory": (
+        told(docker={"default-ulimits": {"memlock": {"Hard": 65536}}}),
+        DOCKER,
+    ),
+    "docker's logs grow for ever": (told(docker={"log-opts": {"max-size": ""}}), DOCKER),
+    "containerd without CDI": (
+        told(containerd=("enable_cdi = true", "enable_cdi = false")),
+        CONTAINERD,
+    ),
+    "containerd with control groups of its own": (
+        told(containerd=("SystemdCgroup = true", "SystemdCgroup = false")),
+        CONTAINERD,
+    ),
+    "another locale": (told(locale="LANG=de_DE.UTF-8"), "test_locale_and_time_zone"),
+    "another time zone": (
+        told(localtime="/usr/share/zoneinfo/Europe/Berlin"),
+        "test_locale_and_time_zone",
+    ),
+    "every interface is configured": (told(network=("Kind=!*", None)), NETWORK),
+    "no DHCP": (told(network=("DHCP=yes", None)), NETWORK),
+    "the resolver of the build": (
+        told(resolver="/etc/resolv.conf"),
+        "test_names_are_resolved_by_systemd",
+    ),
+    "the name of the build host": (
+        told(hostname="ci-runner-7"),
+        "test_host_name_is_not_that_of_a_build_host",
+    ),
+    "swap is on": (told(swaps=["/swapfile file 1048572 0 -2"]), "test_there_is_no_swap"),
+    "swap in fstab": (
+        told(fstab_swaps=["/swapfile none swap sw 0 0"]),
+        "test_there_is_no_swap",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_checks_pass_on_a_sound_machine(judged, case):
+    _, *skipped = SOUND[case]
+    assert judged.failed(case) == set()
+    assert judged.having(case, "skipped") == set(skipped)
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_checks_fail_on_a_broken_machine(judged, case):
+    _, *failing = BROKEN[case]
+    assert judged.failed(case) == set(failing)
+    assert judged.confused(case) == set()

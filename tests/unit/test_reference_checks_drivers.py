@@ -1,0 +1,229 @@
+"""The checks of the drivers stage, on answers of sound and of broken machines."""
+
+from __future__ import annotations
+
+import pytest
+
+CHECKS = "stages/drivers/checks/test_drivers.py"
+KERNEL, OTHER = "6.12.117+deb13-cloud-amd64", "6.12.94+deb13-cloud-amd64"
+VERSION, DRIVER, OLD = "550.163.01-2", "550.163.01", "535.261.03"
+TOOLKIT = "12.4.127~12.4.1-2"
+PARTS = ("", "-uvm", "-modeset")
+PROPRIETARY, OPEN = "nvidia-current", "nvidia-current-open"
+LIBRARIES = ["libcudart12", "libnvrtc12", "libnvrtc-builtins12.4"]
+# Package: version; all of them held.
+PACKAGES = {
+    "nvidia-kernel-dkms": VERSION,
+    "firmware-nvidia-gsp": VERSION,
+    "libcuda1": VERSION,
+    "libnvidia-ml1": VERSION,
+    "nvidia-smi": VERSION,
+    "nvidia-persistenced": "550.163.01-1",
+    **dict.fromkeys(LIBRARIES, TOOLKIT),
+}
+BLACKLISTS = ["nouveau-blacklist.conf", "nvidia-blacklists-nouveau.conf"]
+NOTHING = dict.fromkeys(("filename", "version", "vermagic", "license"), "")
+
+
+def module(name, part, licence):
+    """What modinfo says of a module that DKMS built."""
+    return {
+        "filename": f"/lib/modules/{KERNEL}/updates/dkms/{name}{part}.ko.xz",
+        "version": DRIVER,
+        "vermagic": f"{KERNEL} SMP preempt mod_unload modversions",
+        "license": licence,
+    }
+
+
+def modules(name, licence):
+    """All modules: those of one flavour, and none of the other."""
+    built = {f"{name}{part}": module(name, part, licence) for part in PARTS}
+    return {f"{each}{part}": NOTHING for each in (PROPRIETARY, OPEN) for part in PARTS} | built
+
+
+def loading(name):
+    return f"install nvidia modprobe -i {name} $CMDLINE_OPTS"
+
+
+def dkms(name, version=DRIVER, kernel=KERNEL, state="installed"):
+    return f"{name}/{version}, {kernel}, x86_64: {state}"
+
+
+def answer():
+    machine = {
+        "blacklisted": True,
+        "blacklists": BLACKLISTS,
+        "blacklists_made": 1763650000.25,
+        "dkms": [dkms(PROPRIETARY)],
+        "firmware": [DRIVER],
+        "firmware_files": ["gsp_ga10x.bin", "gsp_tu10x.bin"],
+        "gpu": False,
+        "gpu_aliases": ["nvidiafb", "nouveau", "nvidia"],
+        "held": list(PACKAGES),
+        "initramfs": {"blacklists": BLACKLISTS, "nouveau": [], "made": 1763650100.5},
+        "kernel": KERNEL,
+        "loaded_at_boot": [],
+        "libcuda": [f"libcuda.so.{DRIVER}"],
+        "libnvidia-ml": [f"libnvidia-ml.so.{DRIVER}"],
+        "modprobe": [loading(PROPRIETARY)],
+        "modules": modules(PROPRIETARY, "NVIDIA"),
+        "mok": [],
+        "packages": {**PACKAGES, "libc6": "2.41-12"},
+        "persistenced": {"enabled": "enabled", "state": "inactive"},
+    }
+    compiled = {"status": 0, "elf": True, "named": True}
+    cuda = {
+        "driver": {"status": 0, "version": 12040},
+        "init": 100,
+        "runtime": {"status": 0, "version": 12040},
+        "compiled": {str(number): compiled for number in (75, 80, 86, 89, 90)}
+        | {"120": {"status": 5, "elf": False, "named": False}},
+    }
+    expected = {
+        "nvidia_driver_version": VERSION,
+        "nvidia_driver_flavour": "proprietary",
+        "nvidia_persistenced_version": "550.163.01-1",
+        "cuda_runtime_version": TOOLKIT,
+        "cuda_runtime_packages": LIBRARIES,
+    }
+    return {"expected": expected, "machine.py": machine, "cuda.py": cuda}
+
+
+def told(**machine):
+    return {"machine.py": machine}
+
+
+def cuda(**said):
+    return {"cuda.py": said}
+
+
+OPENED = {
+    "expected": {"nvidia_driver_flavour": "open"},
+    **told(
+        dkms=[dkms(OPEN)],
+        modprobe=[loading(OPEN)],
+        modules=modules(OPEN, "Dual MIT/GPL"),
+        packages={"nvidia-open-kernel-dkms": VERSION},
+        held=("nvidia-kernel-dkms", "nvidia-open-kernel-dkms"),
+    ),
+}
+# Case: (what is different,).
+SOUND = {
+    "as built": ({},),
+    "open module": (OPENED,),
+    "flavour is not said": ({"expected": ("nvidia_driver_flavour", None)},),
+    "with a GPU": (told(gpu=True, persistenced={"state": "active"}) | cuda(init=0),),
+    "no bus in a container": (cuda(init=999),),
+}
+
+MODULE = "test_module_is_there_for_the_kernel_that_boots"
+FLAVOUR = "test_module_is_of_the_flavour_asked_for"
+DKMS = "test_dkms_has_nothing_but_that_module"
+MODPROBE = "test_modprobe_would_load_a_module_that_exists"
+LOADED = "test_driver_is_loaded_for_a_gpu_and_only_then"
+PARTS_FIT = "test_all_parts_are_of_one_version"
+HELD = "test_packages_are_pinned_and_held"
+INITRAMFS = "test_nouveau_is_off_in_the_initramfs"
+PERSISTENCED = "test_persistenced_is_enabled_and_did_not_fail"
+RUNTIME = "test_runtime_is_not_newer_than_the_driver"
+SPEAKS = "test_driver_library_speaks_cuda_12_4"
+FINDS = "test_cuda_finds_the_gpu_if_there_is_one"
+
+
+def module_says(part, **fields):
+    return told(modules={PROPRIETARY + part: fields})
+
+
+# Case: (what is different, checks that fail: those and no other).
+BROKEN = {
+    **{
+        f"module{part} for another kernel": (
+            module_says(part, filename=(KERNEL, OTHER), vermagic=(KERNEL, OTHER)),
+            f"{MODULE}[{part}]",
+        )
+        for part in PARTS
+    },
+    "module lies in another kernel's folder": (
+        module_says("", filename=(KERNEL, OTHER)),
+        f"{MODULE}[]",
+    ),
+    "module has another vermagic": (module_says("", vermagic=(KERNEL, OTHER)), f"{MODULE}[]"),
+    "module of another version": (module_says("-uvm", version=OLD), f"{MODULE}[-uvm]"),
+    "module was not built": (
+        told(modules={PROPRIETARY + part: NOTHING for part in PARTS}, dkms=[]),
+        *(f"{MODULE}[{part}]" for part in PARTS), FLAVOUR, DKMS, MODPROBE,
+    ),
+    "another kernel boots": (told(kernel=OTHER), *(f"{MODULE}[{part}]" for part in PARTS), DKMS),
+    "module under another licence": (module_says("", license="Dual MIT/GPL"), FLAVOUR),
+    "DKMS has an older driver too": (told(dkms=(None, dkms(PROPRIETARY, OLD))), DKMS),
+    "DKMS built for a second kernel": (told(dkms=(None, dkms(PROPRIETARY, kernel=OTHER))), DKMS),
+    "DKMS added, and did not build": (told(dkms=[f"{PROPRIETARY}/{DRIVER}: added"]), DKMS),
+    "modprobe knows no driver": (told(modprobe=[]), MODPROBE),
+    "modprobe loads the other flavour": (told(modprobe=[loading(OPEN)]), MODPROBE),
+    "no alias for GPUs": (told(gpu_aliases=("nvidia", None)), LOADED),
+    "driver is loaded at every boot": (told(loaded_at_boot=["nvidia-drm"]), LOADED),
+    "libcuda of another version": (told(libcuda=[f"libcuda.so.{OLD}"]), PARTS_FIT),
+    "two libcudas": (told(libcuda=(None, f"libcuda.so.{OLD}")), PARTS_FIT),
+    "no libnvidia-ml": (told(**{"libnvidia-ml": []}), PARTS_FIT),
+    "firmware of another version": (told(firmware=[OLD]), PARTS_FIT),
+    "firmware lacks a file": (told(firmware_files=("gsp_ga10x.bin", None)), PARTS_FIT),
+    **{
+        f"{name} of another version": (told(packages={name: f"{version}+b1"}), HELD)
+        for name, version in PACKAGES.items()
+    },
+    **{f"{name} is missing": (told(packages=(name, None)), HELD) for name in PACKAGES},
+    **{f"{name} is not held": (told(held=(name, None)), HELD) for name in PACKAGES},
+    "nouveau may be loaded": (told(blacklisted=False), "test_nouveau_is_off"),
+    "blacklist is not the role's": (told(blacklists=BLACKLISTS[1:]), INITRAMFS),
+    "initramfs has no blacklist": (told(initramfs={"blacklists": BLACKLISTS[1:]}), INITRAMFS),
+    "initramfs has nouveau": (told(initramfs={"nouveau": ["nouveau.ko.xz"]}), INITRAMFS),
+    "initramfs is older than the blacklist": (told(initramfs={"made": 1763649999.0}), INITRAMFS),
+    "a key for signing": (
+        told(mok=["/var/lib/dkms/mok.key"]),
+        "test_no_key_for_signing_modules_is_in_the_image",
+    ),
+    "persistenced is disabled": (told(persistenced={"enabled": "disabled"}), PERSISTENCED),
+    "persistenced failed": (told(persistenced={"state": "failed"}), PERSISTENCED),
+    "persistenced sleeps beside a GPU": (told(gpu=True) | cuda(init=0), PERSISTENCED),
+    "driver library of another CUDA": (cuda(driver={"version": 12020}), RUNTIME, SPEAKS),
+    "driver library of a newer CUDA": (cuda(driver={"version": 12080}), SPEAKS),
+    "driver library has an error": (cuda(driver={"status": 3, "version": 0}), RUNTIME, SPEAKS),
+    "runtime of a newer CUDA": (cuda(runtime={"version": 12080}), RUNTIME),
+    "runtime has an error": (cuda(runtime={"status": 35}), RUNTIME),
+    "CUDA does not see the GPU": (
+        told(gpu=True, persistenced={"state": "active"}) | cuda(init=999),
+        FINDS,
+    ),
+    "CUDA sees a GPU that is not there": (cuda(init=0), FINDS),
+    **{
+        f"no code for {number}": (
+            cuda(compiled={str(number): {"status": 5, "elf": False, "named": False}}),
+            f"test_nvrtc_compiles_for[{number}]",
+        )
+        for number in (75, 80, 86, 89, 90)
+    },
+    "code without the kernel": (
+        cuda(compiled={"90": {"named": False}}),
+        "test_nvrtc_compiles_for[90]",
+    ),
+    "code is no machine code": (
+        cuda(compiled={"90": {"elf": False}}),
+        "test_nvrtc_compiles_for[90]",
+    ),
+    "compiler of CUDA 12.8": (
+        cuda(compiled={"120": {"status": 0, "elf": True, "named": True}}),
+        "test_nvrtc_knows_its_limits",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_checks_pass_on_a_sound_machine(judged, case):
+    assert judged.failed(case) == judged.having(case, "skipped") == set()
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_checks_fail_on_a_broken_machine(judged, case):
+    _, *failing = BROKEN[case]
+    assert judged.failed(case) == set(failing)
+    assert judged.confused(case) == set()

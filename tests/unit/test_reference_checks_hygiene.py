@@ -1,0 +1,140 @@
+"""The hygiene checks, on answers of sound and of spoiled machines.
+
+tests/e2e/test_hygiene.py spoils a real image; what cannot be spoiled there is only here.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+CHECKS = "stages/final/checks/test_hygiene.py"
+KERNEL = "6.12.117+deb13-cloud-amd64"
+ID, OTHER = "0123456789abcdef0123456789abcdef", "f" * 32
+SOURCES = "Types: deb\nURIs: http://mirror.example/debian\nSuites: trixie\nComponents: main\n"
+EMPTY = ["archives", "backups", "cloud_init", "history", "lists", "network", "proxies", "residues"]
+EMPTY += ["secrets", "temporary", "users"]
+HELD_NAMES = [f"linux-image-{KERNEL}", f"linux-headers-{KERNEL}", "firmware-nvidia-gsp"]
+HELD_NAMES += ["libcuda1", "libcudart12", "libnvidia-ml1", "libnvrtc12", "nvidia-smi"]
+
+
+def answer():
+    machine = {
+        **{name: [] for name in EMPTY},
+        "booted": 1763650000.12,
+        "free": 5 << 30,
+        "held": HELD_NAMES,
+        "host_key_made": 1763650003.5,
+        "host_key_wanted": "yes",
+        "journals": [f"/var/log/journal/{ID}"],
+        "log_bytes": 8 << 20,
+        "logs": ["/var/log/lastlog", "/var/log/wtmp"],
+        "machine_id": ID,
+        "machine_id_made": 1763650000.11,
+        "private_keys": ["/etc/ssh/ssh_host_ed25519_key"],
+        "root_keys": ["ssh-ed25519 AAAA vaultbuild"],
+        "sources": SOURCES,
+        "ssh": ["/root/.ssh/authorized_keys"],
+    }
+    return {"expected": {"kernel_pin_release": KERNEL}, "leftovers.py": machine}
+
+
+def told(**machine):
+    return {"leftovers.py": machine}
+
+
+# Case: (what is different,).
+SOUND = {
+    "as sealed": ({},),
+    "the key came as a credential": (told(root_keys=[], ssh=[], journals=[], logs=[]),),
+    "sources in one line": (told(sources="deb http://mirror.example/debian trixie main\n"),),
+}
+
+MACHINE_ID = "test_machine_id_was_made_in_this_boot"
+HOST_KEY = "test_host_key_was_made_in_this_boot"
+JOURNAL = "test_journal_knows_no_other_machine"
+LOGIN = "test_nobody_else_may_log_in"
+APT = "test_apt_kept_nothing"
+LOGS = "test_logs_are_those_of_this_boot"
+HELD = "test_kernel_and_driver_are_held_and_nothing_else"
+NO = "test_package_sources_name_no"
+# Case: (what is different, checks that fail: those and no other).
+BROKEN = {
+    "no machine-id": (told(machine_id="uninitialized", journals=[]), MACHINE_ID),
+    "a machine-id of the build": (told(machine_id_made=1763640000.0), MACHINE_ID),
+    "a host key of the build": (told(host_key_made=1763640000.0), HOST_KEY),
+    "the host key was there": (told(host_key_wanted="no"), HOST_KEY),
+    "the journal of the build": (told(journals=(None, f"/var/log/journal/{OTHER}")), JOURNAL),
+    "a second key": (told(root_keys=(None, "ssh-ed25519 AAAA engineer")), LOGIN),
+    "known hosts": (told(ssh=(None, "/root/.ssh/known_hosts")), LOGIN),
+    "a user": (told(users=["debian"]), LOGIN),
+    "a private key": (
+        told(private_keys=(None, "/root/.ssh/id_ed25519")),
+        "test_there_is_no_private_key",
+    ),
+    "a secret": (told(secrets=["/root/.netrc"]), "test_there_is_no_secret"),
+    "a history": (told(history=["/root/.bash_history"]), "test_there_is_no_history"),
+    "lists of apt": (told(lists=["/var/lib/apt/lists/mirror_InRelease"]), APT),
+    "archives of apt": (told(archives=["/var/cache/apt/archives/a.deb"]), APT),
+    "a proxy": (
+        told(proxies=["/etc/apt/apt.conf.d/99mmdebstrap"]),
+        "test_no_proxy_and_no_index_is_left",
+    ),
+    "an unsigned archive": (
+        told(sources=("Types: deb", "Types: deb\nTrusted: yes")),
+        f"{NO}[unsigned archive]",
+    ),
+    "an unsigned archive in one line": (
+        told(sources="deb [trusted=yes] http://mirror.example/debian trixie main\n"),
+        f"{NO}[unsigned archive]",
+    ),
+    "credentials of an archive": (
+        told(sources=("//mirror", "//user:word@mirror")),
+        f"{NO}[credentials]",
+    ),
+    **{
+        f"the mirror is {address}": (
+            told(sources=("mirror.example", address)),
+            f"{NO}[mirror of the build]",
+        )
+        for address in ("localhost:3142", "127.0.0.1", "169.254.7.1:3142", "10.0.2.2", "[::1]:80")
+    },
+    "packages from a folder": (
+        told(sources=("http://mirror.example", "file:/srv")),
+        f"{NO}[folder of the build host]",
+    ),
+    "no package sources": (told(sources=""), "test_package_sources_are_there"),
+    "a log of the build": (told(logs=(None, "/var/log/apt/history.log")), LOGS),
+    "logs without end": (told(log_bytes=1 << 30), LOGS),
+    "a temporary file": (told(temporary=["/var/crash/x"]), "test_nothing_temporary_is_left"),
+    "a backup": (told(backups=["/etc/passwd-"]), "test_there_are_no_backups"),
+    "names of interfaces": (
+        told(network=["/etc/udev/rules.d/70-persistent-net.rules"]),
+        "test_network_has_no_memory",
+    ),
+    "an instance of cloud-init": (
+        told(cloud_init=["/var/lib/cloud/instances"]),
+        "test_cloud_init_has_no_memory",
+    ),
+    **{
+        f"{name} is not held": (told(held=(name, None)), HELD)
+        for name in (f"linux-image-{KERNEL}", f"linux-headers-{KERNEL}", "libcuda1", "nvidia-smi")
+    },
+    "something else is held": (told(held=(None, "openssl")), HELD),
+    "a removed package's configuration": (
+        told(residues=["exim4-base"]),
+        "test_no_package_is_half_removed",
+    ),
+    "a full disk": (told(free=100 << 20), "test_there_is_room"),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_checks_pass_on_a_sound_machine(judged, case):
+    assert judged.failed(case) == judged.having(case, "skipped") == set()
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_checks_fail_on_a_broken_machine(judged, case):
+    _, *failing = BROKEN[case]
+    assert judged.failed(case) == set(failing)
+    assert judged.confused(case) == set()
