@@ -259,8 +259,12 @@ def test_packages_come_through_the_proxy_and_are_kept(endpoints, home, missing):
     first = through(endpoints.apt, url, missing)
     kept = list((home / "cache/var/apt/packages").rglob("InRelease"))
     assert [file.read_bytes() for file in kept] == [first]
-    log = (home / "cache/var/apt/log/apt-cacher.log").read_text()
-    assert url.partition("://")[2] in log
+    log = home / "cache/var/apt/log/apt-cacher.log"
+    # It is written some time after the answer.
+    deadline = time.monotonic() + 60
+    while url.partition("://")[2] not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
 
 
 def test_an_https_repository_comes_through_the_proxy_as_well(endpoints, missing):

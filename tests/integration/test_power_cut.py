@@ -1,8 +1,9 @@
 """A power cut: what the store committed is whole afterwards, and nothing is half there.
 
-A killed program never shows a missing sync: the kernel still writes what it was given. Here a file
-system in a file is copied while the store writes to it. The copy has what had reached the disk at
-that moment; mounting it replays its journal, as the boot after a power cut does.
+A killed program never shows a missing sync: the kernel still writes what it was given. Here the
+store writes to a file system on a disk that QEMU holds, and QEMU takes a snapshot, which has what
+had reached the disk at that very moment. Mounting it replays its journal, as the boot after a power
+cut does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from builder import disks, monitor, process
 from builder.digest import digest_file
+from builder.engines import MONITOR
+from builder.engines.supervisor import Spec, exported
+from builder.scratch import scratch
 from builder.store import Store
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 CUTS = 8
+SIZE = 256 << 20
 SEED = 20261120
 # Commits images one after another, each replacing one now and then, and says when each is done.
 WRITER = """
@@ -49,15 +55,40 @@ for number in range(1000):
 """
 
 
+class Disk:
+    """A disk in the hands of QEMU's storage daemon, as a file that a loop device takes."""
+
+    def __init__(self, folder: Path, raw: Path, sockets: Path) -> None:
+        self.folder, self.raw = folder, raw
+        self._sockets = sockets
+        self._layers = [folder / "layer-0.qcow2"]
+        self._node: str | None = None
+
+    def cut(self) -> Path:
+        """Return the disk as it is at this moment, as a raw file."""
+        below, layer = self._layers[-1], self.folder / f"layer-{len(self._layers)}.qcow2"
+        disks.make_layer(str(below), layer, size=SIZE)
+        self._node = monitor.add_layer(
+            self._sockets / MONITOR, "nspawn", top=self._node, layer=layer
+        )
+        self._layers.append(layer)
+        after = layer.with_suffix(".raw")
+        subprocess.run(["qemu-img", "convert", "-U", "-O", "raw", below, after], check=True)
+        return after
+
+
 @pytest.fixture
-def disk(tmp_path, require_root, require_program) -> Path:
+def disk(tmp_path, require_root, require_program) -> Iterator[Disk]:
     require_root()
-    require_program("mkfs.ext4")
-    file = tmp_path / "disk"
-    with file.open("wb") as sparse:
-        sparse.truncate(256 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", file], check=True)
-    return file
+    for program in ("mkfs.ext4", "qemu-storage-daemon", "qemu-img"):
+        require_program(program)
+    first = tmp_path / "layer-0.qcow2"
+    process.run(["qemu-img", "create", "-q", "-f", "qcow2", first, str(SIZE)])
+    with scratch() as sockets:
+        spec = Spec(first, tmp_path, "", sockets, (), tmp_path / "console.log")
+        with exported(spec, tmp_path / "daemon.log") as raw:
+            subprocess.run(["mkfs.ext4", "-q", "-F", raw], check=True)
+            yield Disk(tmp_path, raw, sockets)
 
 
 class Mounted:
@@ -78,7 +109,7 @@ def writing(disk, tmp_path) -> Iterator[Path]:
     """A store on a disk, while images are committed to it; yields what was acknowledged."""
     acknowledged = tmp_path / "acknowledged"
     root = Path(__file__).parents[2]
-    with Mounted(disk, tmp_path / "before") as folder, acknowledged.open("w") as said:
+    with Mounted(disk.raw, tmp_path / "before") as folder, acknowledged.open("w") as said:
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, folder / "var"], stdout=said, cwd=root
         )
@@ -95,8 +126,7 @@ def test_a_power_cut_loses_nothing_that_was_committed(disk, writing, tmp_path):
     for number in range(CUTS):
         time.sleep(moments.uniform(0.2, 1.0))
         promised = set(writing.read_text().split())
-        after = tmp_path / f"disk-{number}"
-        subprocess.run(["cp", "--sparse=always", disk, after], check=True)
+        after = disk.cut()
         with Mounted(after, tmp_path / f"after-{number}") as folder:
             store = Store(folder / "var")
             visible = [path.name for path in (folder / "var/images").glob("[0-9a-f]*")]
