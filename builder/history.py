@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import statistics
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -89,6 +88,8 @@ def usual(part: Part, runs: Sequence[tuple[str, str, float]]) -> Usual | None:
     ``runs`` are (variant, engine, seconds) of its stage and name, the newest first. What another
     variant took on this engine says more than what another engine took.
     """
+    import statistics  # late: an unchanged plan asks nobody
+
     own = [took for variant, engine, took in runs if (variant, engine) == _home(part)][:_RECENT]
     engines = [took for _, engine, took in runs if engine == part.engine]
     chosen = own or engines or [took for _, _, took in runs]

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from builder import holdings
 from builder.digest import short
 from builder.history import CHECKS, SOURCE, STAGE, Part, role_part
 from builder.plan import explain
@@ -300,6 +299,8 @@ def finding_lines(findings: Sequence[Finding]) -> Iterable[str]:
 
 def store_lines(entries: Sequence[Entry], current: Container[str], free: int) -> Iterable[str]:
     """Yield what the store holds, by variant and stage, and what stands alone."""
+    from builder import holdings  # late: a plan does without
+
     layers = {entry.place: entry for entry in entries if entry.is_layer}
     rows = [_share_row(share, layers) for share in holdings.shares(entries, current)]
     head = ("variant", "stage", "images", "checkpoints", "old", "current")
@@ -312,6 +313,8 @@ def store_lines(entries: Sequence[Entry], current: Container[str], free: int) ->
 
 
 def _share_row(share: StageShare, layers: Mapping[str, Entry]) -> tuple[str, ...]:
+    from builder import holdings  # late: a plan does without
+
     current = ", ".join(
         f"{short(image.key)} {size(image.bytes)}"
         f" on {size(holdings.amount(holdings.chain(image, layers)).bytes)}"

@@ -11,7 +11,6 @@ for a season is forgotten.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import shutil
 import time
@@ -69,6 +68,8 @@ def changed_lines(var: Path, file: Path, before: str | None) -> Iterator[str]:
         new = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         return
+    import difflib  # late: most plans show no lines
+
     lines = list(difflib.unified_diff(old, new, lineterm="", n=0))[2:]
     yield from lines[:_MOST_LINES]
     if len(lines) > _MOST_LINES:
