@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from builder import __version__, caches, files, texts
+from builder.errors import HostError
 from builder.inputs import snapshot
 from builder.record import BuildRecord
 from builder.reporter import Tee
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from builder.reporter import Reporter
     from builder.store import Store
     from builder.verify import CheckSet, Verdict
+
+_LEAST_FREE = 1 << 30
 
 
 def carry_out(
@@ -75,6 +78,7 @@ def _carry_out(
     works = any(step.action != "reuse" for step in plan.steps)
     if works:
         project.packer.require_plugins(project.engine.name)
+        _require_space(project)
     with (
         _snapshots(plan, lineage, project) as inputs_of,
         _caches(project, reporter, wanted=works) as endpoints,
@@ -92,6 +96,17 @@ def _carry_out(
     if image is None:
         raise ValueError("a plan without steps")
     return image
+
+
+def _require_space(project: Project) -> None:
+    """Refuse to begin where the disk is as good as full: a guest that cannot write hangs."""
+    folder = project.var if project.var.is_dir() else project.folder
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_FREE:
+        raise HostError(
+            f"{free >> 20} MiB are free at {folder}; a build needs {_LEAST_FREE >> 20} MiB or more",
+            hint="vaultbuild cache prune --dry-run says what can go",
+        )
 
 
 def what_is_kept(store: Store, lineage: Sequence[StageInputs], stage: str) -> str | None:

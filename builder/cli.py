@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from builder import __version__
-from builder.cli_desk import shell, watch_stage
+from builder.cli_desk import render, shell, watch_stage
 from builder.cli_host import cache, doctor
 from builder.cli_options import (
     Command,
@@ -128,7 +128,16 @@ def main(ctx: click.Context, folder: Path, verbose: int, quiet: int) -> None:
         format="%(message)s",
         stream=sys.stderr,
     )
+    if ctx.get_parameter_source("folder") is click.core.ParameterSource.DEFAULT:
+        folder = _project_above(folder)
     ctx.obj = Settings(folder, verbosity=verbose - quiet)
+
+
+def _project_above(folder: Path) -> Path:
+    """Return the project that ``folder`` is in, as git does; else ``folder`` itself."""
+    here = folder.absolute()
+    found = (each for each in (here, *here.parents) if (each / "stages/pipeline.yml").is_file())
+    return next(found, folder)
 
 
 @main.command()
@@ -137,7 +146,11 @@ def main(ctx: click.Context, folder: Path, verbose: int, quiet: int) -> None:
 @engine_option
 @json_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 4 when there is work, 0 when none.")
-@click.option("--against", metavar="KEY", help="Compare with the build whose key begins so.")
+@click.option(
+    "--against",
+    metavar="KEY",
+    help="What would run if the build whose key begins so were all there is: how they differ.",
+)
 @click.pass_context
 def plan(
     ctx: click.Context,
@@ -157,7 +170,7 @@ def plan(
       vaultbuild -v plan frameworks --against 3f2a91
     """
     from builder import report
-    from builder.estimate import plan_document
+    from builder.estimate import Estimate, plan_document
 
     # A plan makes a hundred thousand small things, needs them all, and ends: nothing to collect.
     gc.disable()
@@ -166,7 +179,9 @@ def plan(
     name = project.target(stage)
     inputs = project.inputs(name)
     decided = project.plan_against(name, against) if against else project.plan(name, inputs)
-    estimate = project.estimate(decided, inputs)
+    # A comparison runs nothing: it takes no time and is no work.
+    estimate = Estimate() if against else project.estimate(decided, inputs)
+    detailed_exitcode = detailed_exitcode and not against
     if as_json:
         report.emit_json(plan_document(decided, estimate))
     else:
@@ -183,7 +198,11 @@ def plan(
 @engine_option
 @json_option
 @events_option
-@click.option("--force", is_flag=True, help="Build it although it is there.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Build it, from its first role, although it is there. What stands on it goes.",
+)
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
 @click.option("--watch", is_flag=True, help="Build again whenever a file is saved.")
 @click.pass_obj
@@ -210,6 +229,8 @@ def stage(
     from builder.stage_build import Options
 
     if watch:
+        if as_json or events or force:
+            raise click.UsageError("--watch does not go with --json, --events or --force")
         watch_stage(settings, stage, variant, engine, keep_failed=keep_failed)
     options = Options(keep_failed=keep_failed)
     with settings.telling("stage", events) as reporter:
@@ -258,7 +279,7 @@ def build(
     events: Path | None,
     keep_failed: bool,
 ) -> None:
-    """Build all stages of the chosen variants, verified and published; print the releases.
+    """Build the last stage of the chosen variants and all it stands on, verified and published.
 
     \b
     Example:
@@ -271,6 +292,8 @@ def build(
     with settings.telling("build", events) as reporter:
         for variant in variants or (None,):
             project = settings.project(variant, engine)
+            for name in project.aside():
+                reporter.warning(f"{name} is left out: {project.target(None)} does not stand on it")
             image = _make(project, None, reporter, options)
             releases.append(_publish(project, image, reporter, output, compression))
     _emit_releases(releases, as_json=as_json)
@@ -379,33 +402,6 @@ def _emit_releases(releases: list[Release], *, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("stage", shell_complete=stage_names)
-@variant_option
-@engine_option
-@click.pass_obj
-def render(settings: Settings, stage: str, variant: str | None, engine: str) -> None:
-    """Print the Packer template of a stage, with placeholders for what only a run knows.
-
-    The name "source" stands for the template that installs an ISO.
-
-    \b
-    Example:
-      vaultbuild render drivers --engine qemu
-    """
-    from builder import report
-    from builder.packing import render as render_stage
-    from builder.packing import render_installer
-    from builder.template import NEUTRAL
-
-    project = settings.project(variant, engine)
-    if stage == "source":
-        report.emit(render_installer(project))
-        return
-    found = project.pipeline.stage(stage)
-    report.emit(render_stage(project, found, NEUTRAL, project.folder))
-
-
-@main.command()
 @stage_argument
 @variant_option
 @engine_option
@@ -433,6 +429,7 @@ def show(
         report.emit(line)
 
 
+main.add_command(render)
 main.add_command(shell)
 main.add_command(cache)
 main.add_command(doctor)

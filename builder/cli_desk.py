@@ -1,4 +1,4 @@
-"""The commands of somebody who iterates: a shell in a disk, and a stage that follows the editor."""
+"""The commands of somebody who looks closely: a template, a shell in a disk, a watched stage."""
 
 from __future__ import annotations
 
@@ -12,6 +12,33 @@ from builder.cli_options import Command, Settings, engine_option, stage_names, v
 
 if TYPE_CHECKING:
     from builder.process import Child
+
+
+@click.command(cls=Command)
+@click.argument("stage", shell_complete=stage_names)
+@variant_option
+@engine_option
+@click.pass_obj
+def render(settings: Settings, stage: str, variant: str | None, engine: str) -> None:
+    """Print the Packer template of a stage, with placeholders for what only a run knows.
+
+    The name "source" stands for the template that installs an ISO.
+
+    \b
+    Example:
+      vaultbuild render drivers --engine qemu
+    """
+    from builder import report
+    from builder.packing import render as render_stage
+    from builder.packing import render_installer
+    from builder.template import NEUTRAL
+
+    project = settings.project(variant, engine)
+    if stage == "source":
+        report.emit(render_installer(project))
+        return
+    found = project.pipeline.stage(stage)
+    report.emit(render_stage(project, found, NEUTRAL, project.folder))
 
 
 @click.command(cls=Command)
@@ -37,6 +64,8 @@ def shell(
 
     project = ctx.obj.project(variant, engine)
     disk, lock = project.disk_to_open(stage, failed=failed)
+    what = "as it failed" if lock.startswith("failed-") else "as it is built"
+    ctx.obj.reporter.note(f"opening a copy of {stage} {what}; it goes when you leave (exit)")
     # Held until the shell ends: what somebody looks at is not pruned.
     with project.store.locked(lock, waiting=ctx.obj.reporter.note, shared=True):
         status = open_shell(project, stage, disk)
@@ -51,7 +80,8 @@ def watch_stage(
     from builder.watch import look, watch
 
     argv = [sys.executable, "-m", "builder", "--project", str(settings.folder.absolute())]
-    argv += ["-v"] * settings.verbosity + ["stage", stage, "--engine", engine]
+    argv += [("-v" if settings.verbosity > 0 else "-q")] * abs(settings.verbosity)
+    argv += ["stage", stage, "--engine", engine]
     argv += ["--variant", variant] if variant else []
     argv += ["--keep-failed"] if keep_failed else []
 

@@ -239,7 +239,9 @@ def _disk(case: Case) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
     level: Level = "ok" if free >= 2 * need else "warn" if free >= need else "fail"
     evidence = f"{_size(free)} free at {folder}; a full disk and its release need {_size(2 * need)}"
-    cure = "" if level == "ok" else "more space for cache/var: see docs/store.md for what can go"
+    cure = (
+        "" if level == "ok" else "vaultbuild cache prune --dry-run says what can go from cache/var"
+    )
     yield Finding("disk", "free disk", level, evidence, cure)
 
 

@@ -100,8 +100,8 @@ class HostError(VaultbuildError):
     exit_status = 3
 
 
-_SPACE = "more space for cache/var (docs/store.md says what can go) or for {temporary}"
-_RIGHTS = "who may write there? Files of a run with sudo are root's: sudo chown -R $USER cache/var"
+_SPACE = "what can go? vaultbuild cache prune --dry-run; or more space for {temporary}"
+_RIGHTS = "run vaultbuild with sudo, if `make image` did; else: sudo chown -R $USER cache/var"
 _OPEN_FILES = "raise the limit: ulimit -n 4096"
 # What is this host's affair wherever it comes up. What is not here (no such file, a broken pipe)
 # may as well be a bug.

@@ -108,9 +108,11 @@ class Listener:
         from builder.failures import explained
 
         if self._failed is None:
-            said = last_errors("".join(self._output))
+            said = last_errors("".join(self._output).replace(f"{self._place.snapshot}/", ""))
             return explained(self._error("failed", said, None), "\n".join(said), "role")
         said, told = complaint(self._failed["res"]), everything(self._failed["res"])
+        # The copy that was worked on is gone when somebody reads this.
+        said = [line.replace(f"{self._place.snapshot}/", "") for line in said]
         if self._unreachable:
             hint = "the guest's console log says how it went away"
             return explained(

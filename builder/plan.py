@@ -395,7 +395,7 @@ _SENTENCES: Final[dict[str, Callable[[Reason], str]]] = {
     "never-built": lambda _: "never built before",
     "image-missing": lambda _: "its image is gone from the store",
     "forced": lambda _: "asked for with --force",
-    "check": lambda _: "its checks changed or did not run yet",
+    "check": lambda _: "its checks changed, failed, or did not run yet",
     "parent": _parent,
     "template": lambda reason: f"template {reason.what} changed",
     "file": _file,
@@ -403,5 +403,5 @@ _SENTENCES: Final[dict[str, Callable[[Reason], str]]] = {
     "role-removed": lambda reason: f"role {reason.what} removed",
     "role-order": lambda _: "roles in another order",
     "earlier-role": lambda reason: f"{reason.what} runs before it",
-    "checkpoint-missing": lambda _: "it did not end well, or its checkpoint is gone",
+    "checkpoint-missing": lambda _: "there is no checkpoint after it",
 }

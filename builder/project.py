@@ -109,6 +109,11 @@ class Project:
         """Return ``name`` when it is a stage; without a name, the pipeline's last stage."""
         return self.pipeline.stage(name).name if name else self.pipeline.stages[-1].name
 
+    def aside(self) -> tuple[str, ...]:
+        """Return the stages that the pipeline's last one does not stand on."""
+        line = {stage.name for stage in self.pipeline.lineage(self.target(None))}
+        return tuple(each.name for each in self.pipeline.stages if each.name not in line)
+
     def inputs(self, name: str) -> tuple[StageInputs, ...]:
         """Return what each stage from the root to ``name`` depends on."""
         found = lineage_inputs(self.pipeline, name, tools=self._toolset(), cache=self.cache)

@@ -199,7 +199,11 @@ def _judge(clones: Sequence[Clone], image: Image, checks: CheckSet, engine: Qemu
     verdict = Verdict(
         image.key, image.record.disk.sha256, checks.digest(), engine.name, seconds, tuple(results)
     )
-    require_passed(verdict, f"the release of {image.record.stage}")
+    stage = image.record.stage
+    hint = f"look inside: vaultbuild shell {stage}"
+    if any(result.outcome == "failed" for result in clone_results(first, second)):
+        hint = f"clones share an identity: is `seal` the last role of {stage}?"
+    require_passed(verdict, f"the release of {stage}", hint=hint)
     return verdict
 
 

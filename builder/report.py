@@ -94,7 +94,8 @@ class ConsoleReporter(Reporter):
             self._end(event.stage, role_part(event.role))
             self._begin(event.stage, STAGE)
             told = f"{event.tasks} tasks, {event.changed} changed, {duration(event.seconds or 0)}"
-            self._line(f"      {event.role:<24}{told}")
+            ended = "" if event.status == "done" else f"{event.status} after "
+            self._line(f"      {event.role:<24}{ended}{told}")
             # Until the next task there may be nothing to tell, but the time goes on.
             self._live(f"{event.stage}: after {event.role}")
 

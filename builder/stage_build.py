@@ -137,7 +137,10 @@ def _build(
         below_sha256=_below_sha256(project.store, checkpoint, parent),
         resumed_after=resumed.role if resumed else None,
     )  # fmt: skip
-    return project.store.commit(staged, record, replace=True)
+    image = project.store.commit(staged, record, replace=True)
+    # What failed before is of no use beside an image.
+    shutil.rmtree(_failed_folder(project, step.stage), ignore_errors=True)
+    return image
 
 
 def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:
@@ -315,12 +318,16 @@ def _keep_failed(project: Project, stage: str, account: Path, reporter: Reporter
     if result is None or result.failed is None:
         reporter.note("there is no disk to keep: the guest failed before or beside its roles")
         return
-    folder = project.var / "failed" / f"{project.pipeline.variant}-{stage}"
+    folder = _failed_folder(project, stage)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     # As deep as a staging folder: the disk finds what it stands on.
     Path(result.failed).rename(folder / DISK)
-    reporter.note(f"kept the failed disk; look inside with: vaultbuild shell {stage} --failed")
+    reporter.note(f"kept the failed disk; look inside with: vaultbuild shell {stage}")
+
+
+def _failed_folder(project: Project, stage: str) -> Path:
+    return project.var / "failed" / f"{project.pipeline.variant}-{stage}"
 
 
 def _step_record(role: Mapping[str, Any]) -> StepRecord:

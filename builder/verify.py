@@ -256,8 +256,13 @@ def _wait_for_boot(endpoint: Endpoint) -> None:
     )
 
 
-def require_passed(verdict: Verdict, stage: str, *, log: Path | None = None) -> None:
-    """Raise :class:`CheckError`, naming each failing check, unless all passed."""
+def require_passed(
+    verdict: Verdict, stage: str, *, log: Path | None = None, hint: str | None = None
+) -> None:
+    """Raise :class:`CheckError`, naming each failing check, unless all passed.
+
+    ``hint`` stands for the usual one, to look inside.
+    """
     if verdict.passed:
         return
     if not verdict.results:
@@ -272,7 +277,7 @@ def require_passed(verdict: Verdict, stage: str, *, log: Path | None = None) -> 
         )
     lines = [f"{stage}: {len(verdict.failures)} of {len(verdict.results)} checks failed"]
     lines += [f"       {item.name}\n{_reason(item)}" for item in verdict.failures]
-    hint = f"look inside: vaultbuild shell {stage}"
+    hint = hint or f"look inside: vaultbuild shell {stage}"
     raise CheckError("\n".join(lines), hint=hint, log=log)
 
 

@@ -65,7 +65,7 @@ def test_a_failed_disk_is_kept_when_asked_for(copy):
     tasks = copy.project / "ansible/roles/greeting/tasks/main.yml"
     tasks.write_text(tasks.read_text() + FAILING)
     ran = copy("stage", "final", "--engine", "nspawn", "--keep-failed", status=1)
-    assert "vaultbuild shell final --failed" in ran.stderr
+    assert "vaultbuild shell final" in ran.stderr
     assert (copy.var / "failed/debian-13-final/disk.qcow2").is_file()
 
 

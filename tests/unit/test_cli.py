@@ -143,7 +143,7 @@ def test_all_problems_of_a_project_are_one_message(failing, tmp_path):
 @pytest.mark.parametrize(
     ("number", "hint"),
     [
-        ("ENOSPC", "more space for cache/var"),
+        ("ENOSPC", "cache prune"),
         ("EDQUOT", "quota"),
         ("EACCES", "chown"),
         ("EPERM", "chown"),
@@ -319,3 +319,19 @@ def test_a_stream_ends_with_what_went_wrong(run, project, tmp_path, command):
     assert (ended["event"], ended["status"]) == ("run_finished", "failed")
     assert ended["exit_status"] == done.exit_code == 2
     assert "fnal" in ended["message"]
+
+
+# --- where the project is -------------------------------------------------------------------------
+
+
+def test_a_folder_inside_of_the_project_will_do(run, project, monkeypatch):
+    folder = project() / "ansible/roles"
+    monkeypatch.chdir(folder)
+    done = run("cache", "status")
+    assert "is no project" not in done.stderr
+
+
+def test_watching_goes_with_no_stream_and_no_json(run, project):
+    done = run("--project", project(), "stage", "final", "--watch", "--json")
+    assert done.exit_code == 2
+    assert "--watch does not go with" in done.stderr

@@ -344,7 +344,7 @@ def test_one_line_for_each_action() -> None:
     assert explain(unchanged) == "reuse   unchanged"
     assert explain(unchanged, since="2026-11-20") == "reuse   unchanged since 2026-11-20"
     unchecked = plan(BUILT, verdicts=()).steps[0]
-    assert explain(unchecked) == "reuse   unchanged; its checks changed or did not run yet"
+    assert explain(unchecked) == "reuse   unchanged; its checks changed, failed, or did not run yet"
     assert explain(plan(BUILT, built=()).steps[0]) == "build   never built before"
     gone, child = plan(BUILT, present=()).steps[:2]
     assert explain(gone) == "build   its image is gone from the store"
