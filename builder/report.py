@@ -273,7 +273,7 @@ def record_lines(image: Image, verdict: Verdict | None) -> Iterable[str]:
     record = image.record
     yield f"stage     {record.stage} of {record.variant}"
     yield f"key       {record.key}"
-    yield f"disk      {image.disk} ({size(record.disk.bytes)} over its parent)"
+    yield f"disk      {image.disk} ({size(record.disk.bytes)} over what it stands on)"
     yield f"built     {record.created} in {duration(record.seconds)}"
     for role in record.roles:
         told = f"{role.tasks} tasks, {role.changed} changed, {duration(role.seconds)}"
