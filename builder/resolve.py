@@ -15,6 +15,7 @@ from builder.config import PIPELINE, ROLES, stage_file
 from builder.errors import Problem, ProjectError
 from builder.settings import all_uses, misplaced, undeclared_problems, use_problems, uses
 from builder.suggest import suggestion
+from builder.yamlfile import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from builder.yamlfile import Key, YamlFile
 
 DEFAULT_TEMPLATE = "packer/stage.pkr.hcl.j2"
+# What Ansible reads of a role without being told to.
+_READ_BY_ANSIBLE = ("defaults/main.yml", "handlers/main.yml", "tasks/main.yml", "vars/main.yml")
 
 
 def resolve(files: ProjectFiles, tree: Tree) -> dict[str, Any]:
@@ -50,6 +53,7 @@ def _problems(files: ProjectFiles, tree: Tree) -> Iterator[Problem]:
     yield from _parent_problems(files)
     yield from _role_problems(files)
     yield from _dependency_problems(files)
+    yield from _syntax_problems(files, tree)
     yield from _template_problems(files, tree)
     if files.pipeline:
         yield from _listing_problems(files, files.pipeline)
@@ -173,6 +177,17 @@ def _dependency_problems(files: ProjectFiles) -> Iterator[Problem]:
         if meta := files.roles[cycle[0]].meta:
             message = f"the dependencies form a cycle: {_chain(cycle)}"
             yield meta.file.problem(("dependencies",), message)
+
+
+def _syntax_problems(files: ProjectFiles, tree: Tree) -> Iterator[Problem]:
+    """Find what is no YAML in a role: Ansible says so as well, but in the guest, after minutes."""
+    for name in files.roles:
+        for part in _READ_BY_ANSIBLE:
+            path = f"{ROLES}/{name}/{part}"
+            content = tree.read(path)
+            file, problems = parse(Path(path), content) if content else (None, [])
+            if file is None:
+                yield from problems
 
 
 def _cycles(edges: Mapping[str, tuple[str, ...]]) -> list[tuple[str, ...]]:

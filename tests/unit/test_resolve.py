@@ -52,6 +52,17 @@ def test_what_does_not_fit(three_stages, path, text, problem):
     assert problems(three_stages({path: text})) == [problem]
 
 
+def test_a_role_that_is_no_yaml(three_stages):
+    root = three_stages({"ansible/roles/driver/tasks/main.yml": "- name: One\n  command: [a\n- b"})
+    (problem,) = problems(root)
+    assert problem.startswith("ansible/roles/driver/tasks/main.yml:4: is not YAML: ")
+
+
+def test_a_role_may_use_what_only_ansible_reads(three_stages):
+    tasks = "- name: One\n  debug: {msg: !unsafe '{{ x }}', vault: !vault 'secret'}\n"
+    load_pipeline(three_stages({"ansible/roles/driver/tasks/main.yml": tasks}))
+
+
 def test_a_stage_without_its_file(three_stages):
     assert problems(three_stages({"stages/final/stage.yml": None})) == [
         "stages/pipeline.yml:5: stages.2: stage final has no stages/final/stage.yml"
