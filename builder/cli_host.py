@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder.cli_options import Command, Settings, engine_option, json_option, variant_option
-from builder.errors import HostError, VaultbuildError
+from builder.errors import HostError, ProjectError, VaultbuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from builder.caches import Status
     from builder.doctor import EngineChoice
@@ -76,8 +76,21 @@ def down(settings: Settings, *, as_json: bool) -> None:
     """
     from builder import caches
 
-    pipeline = settings.project().pipeline
-    _show_caches(caches.down(pipeline.caches, pipeline.project), as_json=as_json)
+    project = settings.project()
+    _show_caches(caches.down(_caches_of(project), project.folder), as_json=as_json)
+
+
+def _caches_of(project: Project) -> Mapping[str, Mapping[str, Any]]:
+    """Return what the pipeline says of caches; nothing where its files are wrong for now.
+
+    What runs must be seen and stopped while somebody edits. A folder that is no project is told.
+    """
+    try:
+        return project.pipeline.caches
+    except ProjectError:
+        if not (project.folder / "stages/pipeline.yml").is_file():
+            raise
+        return {}
 
 
 @cache.command("status", cls=Command)
@@ -93,14 +106,14 @@ def cache_status(settings: Settings, *, as_json: bool) -> None:
     from builder import caches, holdings, report
 
     project = settings.project()
-    pipeline = project.pipeline
+    settled = _caches_of(project)
     entries = holdings.survey(project.store)
     known = _current(project, entries, settings)
     # Where it is not known, what was used last is the next best.
     current = holdings.made_last(project.store) if known is None else known.keys()
     root = project.store.root
     told = holdings.to_json(entries, current, known=known is not None, root=root)
-    _show_caches(caches.status(pipeline.caches, pipeline.project), as_json=as_json, store=told)
+    _show_caches(caches.status(settled, project.folder), as_json=as_json, store=told)
     if not as_json:
         for line in report.store_lines(entries, current, told["free_bytes"]):
             report.emit(line)
@@ -114,8 +127,8 @@ def _current(
     A full disk must not wait until every file of the project is right.
     """
     if not any(entry.is_layer for entry in entries):
-        # Whoever has nothing in the store may be in the wrong folder: loading it would tell.
-        _ = project.pipeline
+        # Whoever has nothing in the store may be in the wrong folder.
+        _caches_of(project)
         return {}
     try:
         return project.current()

@@ -172,3 +172,17 @@ def test_what_runs_of_all_variants_would_use_is_current(project, tmp_path, monke
         expected[f"checkpoints/{base.roles[0][1]}"] = f"images/{base.key}"
     assert Project(folder, engine="nspawn").current() == expected
     assert len(expected) == 8
+
+
+@pytest.mark.parametrize("command", ["status", "down"])
+def test_the_caches_are_seen_and_stopped_while_a_file_is_wrong(run, project, command):
+    folder = project({"stages/final/stage.yml": "rols: []\n"})
+    (folder / "cache/etc").mkdir(parents=True)
+    done = run("--project", folder, "cache", command)
+    assert done.exit_code == 0, done.stderr
+    assert ["apt", "stopped"] in [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("command", ["status", "down"])
+def test_a_folder_that_is_no_project_has_no_caches(run, tmp_path, command):
+    assert run("--project", tmp_path, "cache", command).exit_code == 2
