@@ -236,6 +236,8 @@ def _differences(inputs: StageInputs, last: Documents | None, parent: Step | Non
         *_role_differences(_roles(last), _roles(inputs.documents), inputs.stage),
         *_stage_differences(_one(last, "stage"), _one(inputs.documents, "stage"), inputs, parent),
     ]
+    # Another engine has another template, too: that is no reason of its own.
+    found.sort(key=lambda reason: reason.kind != "engine")
     return found or [Reason("tool", "form of the inputs")]
 
 

@@ -339,6 +339,14 @@ def test_one_line_names_the_first_reason_and_counts_the_others() -> None:
     assert explain(step) == "build   variable tuning_governor performance added and 2 more"
 
 
+def test_another_engine_is_told_before_its_template() -> None:
+    other = {**stage("final"), "engine": "other", "template": "of the other"}
+    found = plan(
+        chain(BASE, [other, role("one")]), built=chain(BASE, [stage("final"), role("one")])
+    )
+    assert [kind for kind, *_ in reasons(found, "final")][:2] == ["engine", "template"]
+
+
 def test_one_line_for_each_action() -> None:
     unchanged = plan(BUILT).steps[0]
     assert explain(unchanged) == "reuse   unchanged"
