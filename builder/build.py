@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from builder import __version__, caches, files, texts
 from builder.errors import HostError
 from builder.inputs import snapshot
-from builder.record import BuildRecord
+from builder.record import BuildRecord, utc_now
 from builder.reporter import Tee
 from builder.sources import make_source
-from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder, utc_now
+from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder
 from builder.store import DISK, Image
 from builder.timing import Timekeeper
 from builder.verify import require_passed, verdict_path, verify

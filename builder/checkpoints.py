@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from builder import __version__, digest, disks, in_guest, monitor
 from builder.errors import StoreError
 from builder.provision import source_of_in_guest
-from builder.record import BuildRecord, DiskRecord, StepRecord
+from builder.record import BuildRecord, DiskRecord, StepRecord, utc_now
 from builder.store import DISK, Store, backing_name, place_of
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Checkpoints:
             key=key,
             variant=self._layers.variant,
             stage=self._layers.stage,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            created=utc_now(),
             seconds=step.seconds,
             documents=(self._layers.documents[index],),
             parent=self._layers.parent,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from builder import __version__, digest, disks, files
 from builder.clones import boot_clones, clone_results
 from builder.digest import file_signature
 from builder.errors import CheckError, StoreError
+from builder.record import utc_now
 from builder.verify import Verdict, copied, require_passed
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _manifest(
         "name": pipeline.name,
         "version": pipeline.version,
         "variant": pipeline.variant,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": utc_now(),
         "image": {
             "file": disk.name,
             "format": shape.format,

@@ -8,6 +8,7 @@ A record that cannot be read makes its image absent; the reason is told, never s
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,6 +84,11 @@ class BuildRecord:
             return cls(**{**values, **_typed(values)})
         except (KeyError, TypeError) as error:
             raise ValueError(f"it is incomplete: {error}") from error
+
+
+def utc_now() -> str:
+    """Return this moment as records write it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def read_record(file: Path) -> tuple[BuildRecord | None, str | None]:

@@ -23,7 +23,7 @@ from builder.engines.keys import make_keys
 from builder.errors import StoreError
 from builder.packing import run_packer
 from builder.provision import Caches, Use
-from builder.record import BuildRecord, DiskRecord, StepRecord
+from builder.record import BuildRecord, DiskRecord, StepRecord, utc_now
 from builder.store import DISK, Image
 
 if TYPE_CHECKING:
@@ -357,8 +357,3 @@ def log_folder(project: Project, *words: str) -> Path:
 def disk_record(disk: Path) -> DiskRecord:
     """Return what the store must find of a finished disk."""
     return DiskRecord(sha256=digest.digest_file(disk), bytes=disk.stat().st_size)
-
-
-def utc_now() -> str:
-    """Return this moment as records write it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

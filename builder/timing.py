@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from builder.estimate import slow_parts
 from builder.history import CHECKS, SOURCE, STAGE, Done, Part, role_part
+from builder.record import utc_now
 from builder.report import slow_line
 from builder.reporter import Reporter
 
@@ -73,6 +73,6 @@ class Timekeeper(Reporter):
     ) -> None:
         part = Part(self._variant, stage, engine or self._engine, name)
         self._took[part] = self._took.get(part, 0.0) + seconds
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        now = utc_now()
         if told := self._history.add([Done(part, seconds, now, key)]):
             self._warn(told)
