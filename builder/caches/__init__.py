@@ -41,22 +41,30 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The URLs of the caches: ``apt`` is a proxy, ``pypi`` an index. Never part of a key."""
+    """The URLs of the caches by name: ``apt`` is a proxy, ``pypi`` an index. In no key."""
 
-    apt: str
-    pypi: str
+    urls: Mapping[str, str]
+
+    @property
+    def apt(self) -> str:
+        """The proxy of packages."""
+        return self.urls["apt"]
+
+    @property
+    def pypi(self) -> str:
+        """The index of Python packages."""
+        return self.urls["pypi"]
 
     @property
     def addresses(self) -> dict[str, Address]:
         """Where the servers listen, by name: what an engine must let a guest reach."""
-        return {"apt": _address(self.apt), "pypi": _address(self.pypi)}
+        return {name: _address(url) for name, url in self.urls.items()}
 
     def seen_at(self, host: str, ports: Mapping[str, int] | None = None) -> Endpoints:
         """Return the URLs for a guest to whom the servers appear at ``host``."""
         moved = ports or {}
         return Endpoints(
-            apt=_moved(self.apt, host, moved.get("apt")),
-            pypi=_moved(self.pypi, host, moved.get("pypi")),
+            {name: _moved(url, host, moved.get(name)) for name, url in self.urls.items()}
         )
 
 
@@ -91,7 +99,7 @@ def running(settings: Settings, project: Path, *, keep: bool = False) -> Iterato
         if keep:
             for service in services:
                 service.places.stay.touch()
-        yield Endpoints(**urls)
+        yield Endpoints(urls)
 
 
 def up(settings: Settings, project: Path) -> list[Status]:

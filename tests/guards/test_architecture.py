@@ -10,17 +10,18 @@ from pathlib import Path
 LAYERS = """
     errors suggest events checks in_guest record vm_options
     process files yamlfile schema hcl ports
-    digest memo failures history texts scratch
+    digest memo failures history texts scratch network
     config template store disks caches monitor outcome
     settings packer engines holdings
     resolve ssh kvm prune
     pipeline provision
     checkpoints
-    inputs sources guest doctor
+    inputs sources guest doctor gateway
     verify
     plan clones
     estimate
     live reporter
+    supplies
     report
     stream timing project
     publish packing

@@ -15,8 +15,7 @@ from builder.caches.pypi import pip_settings
 from builder.errors import ProjectError
 
 OWN = Endpoints(
-    apt="http://127.0.0.1:20001",
-    pypi="http://127.0.0.1:20002/root/pypi/+simple/",
+    {"apt": "http://127.0.0.1:20001", "pypi": "http://127.0.0.1:20002/root/pypi/+simple/"}
 )
 
 
@@ -31,13 +30,12 @@ def test_the_engines_learn_which_ports_to_forward():
     ("url", "port"), [("http://cache", 80), ("https://cache/x", 443), ("http://cache:3142/", 3142)]
 )
 def test_a_url_without_a_port_has_its_scheme_s(url, port):
-    assert Endpoints(apt=url, pypi=url).addresses["apt"] == Address("cache", port)
+    assert Endpoints({"apt": url, "pypi": url}).addresses["apt"] == Address("cache", port)
 
 
 def test_a_guest_sees_the_same_paths_at_another_host():
     assert OWN.seen_at("10.0.2.100") == Endpoints(
-        apt="http://10.0.2.100:20001",
-        pypi="http://10.0.2.100:20002/root/pypi/+simple/",
+        {"apt": "http://10.0.2.100:20001", "pypi": "http://10.0.2.100:20002/root/pypi/+simple/"}
     )
 
 
@@ -50,7 +48,7 @@ TEAM = {"apt": {"url": "http://cache:3142"}, "pypi": {"url": "http://cache/index
 
 def test_given_urls_are_used_and_nothing_is_started(tmp_path):
     with caches.running(TEAM, tmp_path) as endpoints:
-        assert endpoints == Endpoints(apt=TEAM["apt"]["url"], pypi=TEAM["pypi"]["url"])
+        assert endpoints == Endpoints({name: TEAM[name]["url"] for name in ("apt", "pypi")})
     assert not list(tmp_path.iterdir())
 
 
