@@ -8,6 +8,7 @@ leaves; the journal has it before the guest does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import select
@@ -24,7 +25,7 @@ from builder.gateway.stock import digest_in, kind_of
 from builder.ports import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from builder.gateway.journal import Journal
     from builder.gateway.rules import Rules
@@ -59,6 +60,40 @@ class Source:
     upstream: str | None = None
     stale: bool = False
     tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer whose body is still to be read, and the connection that it comes over."""
+
+    link: http.client.HTTPConnection
+    answer: http.client.HTTPResponse
+
+    @property
+    def status(self) -> int:
+        """The status (RFC 9110, 15)."""
+        return self.answer.status
+
+    def close(self) -> None:
+        """Let both go."""
+        self.answer.close()
+        self.link.close()
+
+
+def asked(
+    link: http.client.HTTPConnection,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+) -> Reply:
+    """Send a request and return the answer; raise OSError or HTTPException when there is none."""
+    try:
+        link.request(method, target, body=body, headers=headers)
+        return Reply(link, link.getresponse())
+    except BaseException:
+        link.close()
+        raise
 
 
 class Sources(Protocol):
@@ -98,7 +133,7 @@ class Listener(ThreadingHTTPServer):
     def __init__(self, port: Port) -> None:
         super().__init__((LOOPBACK, 0), _Handler)
         self.port = port
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
     @property
@@ -186,10 +221,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._note_refusal(answer, address)
         self._hand_back(answer, url, lambda: self._origin(url, before, source), started)
 
-    def _answered(self, url: str) -> tuple[Source | str, http.client.HTTPResponse | None]:
+    def _answered(self, url: str) -> tuple[Source | str, Reply | None]:
         """Return the first good answer and who gave it; else why there is none."""
         why = "no source is left"
-        answer: http.client.HTTPResponse | None = None
+        answer: Reply | None = None
         for source in self._port.sources.of(url):
             if answer:
                 answer.close()
@@ -202,11 +237,11 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.status < 500:  # noqa: PLR2004 - from here on it is not our fault (RFC 9110)
                 self._port.sources.worked(source)
                 return source, answer
-            why = f"{answer.status} {answer.reason}"
+            why = f"{answer.status} {answer.answer.reason}"
             self._port.sources.failed(source, why)
         return (source, answer) if answer else (why, None)
 
-    def _ask(self, source: Source) -> http.client.HTTPResponse:
+    def _ask(self, source: Source) -> Reply:
         address = source.address
         kind = http.client.HTTPSConnection if source.tls else http.client.HTTPConnection
         link = kind(address.host, address.port, timeout=_SECONDS)
@@ -214,8 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
         if source.host:
             headers["Host"] = source.host
         headers["Connection"] = "close"
-        link.request(self.command, source.target, headers=headers)
-        return link.getresponse()
+        return asked(link, self.command, source.target, headers)
 
     def _headers_on(self) -> dict[str, str]:
         kept = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_HANDED_ON}
@@ -229,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
             return "cache" if self._port.rules.offline or keeper is None else "upstream"
         return "cache" if before and before == keeper.state(url) else "upstream"
 
-    def _note_refusal(self, answer: http.client.HTTPResponse, address: Address | None) -> None:
+    def _note_refusal(self, answer: Reply, address: Address | None) -> None:
         if answer.status == _FORBIDDEN and address:
             self._port.journal.write("refused", address=str(address))
 
@@ -250,8 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
             link.sock = self._port.outside(address)
             body = self.rfile.read(length) if length else None
             headers = {**self._headers_on(), "Host": parts.netloc, "Connection": "close"}
-            link.request(self.command, target, body=body, headers=headers)
-            answer = link.getresponse()
+            answer = asked(link, self.command, target, headers, body)
         except (OSError, http.client.HTTPException) as error:
             self._port.journal.write("failed", address=str(address), status=502)
             self._say(502, f"{address} does not answer: {error}")
@@ -266,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(502, f"{address} does not answer: {error}")
             return
         with far:
-            self.send_response(200, "Connection established")
+            self.send_response_only(200, "Connection established")
             self.end_headers()
             self.wfile.flush()
             sent, received = relay(self.connection, far)
@@ -277,15 +310,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hand_back(
         self,
-        answer: http.client.HTTPResponse,
+        reply: Reply,
         url: str,
         origin: Callable[[], str],
         started: float,
         cache: str | None = None,
     ) -> None:
         """Pass an answer on, its last block only when the journal has the digest of the whole."""
-        digest, count = hashlib.sha256(), 0
-        with answer:
+        digest, count, answer = hashlib.sha256(), 0, reply.answer
+        with contextlib.closing(reply):
             chunked = self._begin(answer)
             held = b""
             try:
