@@ -27,7 +27,7 @@ LAYERS = """
     stage_build
     build shell watch
     cli_options
-    cli_host cli_desk
+    cli_cache cli_host cli_desk
     cli
     __main__
 """
