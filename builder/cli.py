@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from builder import __version__
+from builder.cli_cache import cache
 from builder.cli_desk import render, shell, watch_stage
-from builder.cli_host import cache, doctor
+from builder.cli_host import doctor
 from builder.cli_options import (
     Command,
     Settings,

@@ -22,6 +22,7 @@ from builder.reporter import Reporter
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
+    from builder.caches import Holds, Status, kept
     from builder.doctor import Finding
     from builder.errors import VaultbuildError
     from builder.estimate import Countdown, Estimate, Expected, Slow
@@ -349,6 +350,41 @@ def _entry_cells(entry: Entry) -> tuple[str, ...]:
     return (
         entry.kind, short(entry.key), f"{entry.variant} {entry.stage}{role}", size(entry.bytes),
     )  # fmt: skip
+
+
+def cache_lines(found: Sequence[Status], holds: Mapping[str, Holds]) -> Iterable[str]:
+    """Yield the caches: what runs where, and what each keeps."""
+    yield from table([_cache_row(status, holds[status.name]) for status in found])
+
+
+def _cache_row(status: Status, holds: Holds) -> tuple[str, ...]:
+    mode = f"{status.state}, offline" if status.offline else status.state
+    if not holds.files:
+        return (status.name, mode, status.url or "", "", "")
+    count = f"{holds.files} file{'s' * (holds.files != 1)}"
+    return (status.name, mode, status.url or "", count, size(holds.bytes))
+
+
+def breaker_lines(breakers: Sequence[Any]) -> Iterable[str]:
+    """Yield the servers that are not asked for now, and since what."""
+    for breaker in breakers:
+        yield f"not asked for now: {breaker.endpoint} ({breaker.state}): {breaker.cause}"
+
+
+def kept_lines(choices: Sequence[kept.Choice], *, verbose: bool) -> Iterable[str]:
+    """Yield what goes and what stays of the caches: in numbers, and file by file when asked."""
+    if verbose:
+        rows = [(c.action, c.item.place, size(c.item.bytes), c.reason) for c in choices]
+        yield from table(rows) if rows else ()
+        return
+    rows = []
+    for name in dict.fromkeys(choice.item.cache for choice in choices):
+        for action in ("remove", "keep"):
+            found = [c for c in choices if (c.item.cache, c.action) == (name, action)]
+            total = sum(choice.item.bytes for choice in found)
+            files = f"{len(found)} file{'s' * (len(found) != 1)}"
+            rows += [(action, name, files, size(total))] if found else []
+    yield from table(rows) if rows else ()
 
 
 def emit(text: str) -> None:

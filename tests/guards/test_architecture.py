@@ -28,7 +28,7 @@ LAYERS = """
     stage_build
     build shell watch
     cli_options
-    cli_host cli_desk
+    cli_cache cli_host cli_desk
     cli
     __main__
 """
