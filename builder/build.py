@@ -153,7 +153,7 @@ def _supplies(
         return
     reporter.doing("starting the caches")
     pipeline = project.pipeline
-    with caches.running(pipeline.caches, project.folder) as endpoints:
+    with caches.running(pipeline.caches, project.folder, offline=options.offline) as endpoints:
         yield Supplies(pipeline, project.var, endpoints, reporter, offline=options.offline)
 
 

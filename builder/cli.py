@@ -28,6 +28,7 @@ from builder.cli_options import (
     engine_option,
     events_option,
     json_option,
+    offline_option,
     output_option,
     stage_argument,
     stage_names,
@@ -205,6 +206,7 @@ def plan(
     help="Build it, from its first role, although it is there. What stands on it goes.",
 )
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
+@offline_option
 @click.option("--watch", is_flag=True, help="Build again whenever a file is saved.")
 @click.pass_obj
 def stage(
@@ -217,6 +219,7 @@ def stage(
     events: Path | None,
     force: bool,
     keep_failed: bool,
+    offline: bool,
     watch: bool,
 ) -> None:
     """Make a stage's image, with what it needs, check it, and print its path.
@@ -232,8 +235,9 @@ def stage(
     if watch:
         if as_json or events or force:
             raise click.UsageError("--watch does not go with --json, --events or --force")
-        watch_stage(settings, stage, variant, engine, keep_failed=keep_failed)
-    options = Options(keep_failed=keep_failed)
+        flags = {"--keep-failed": keep_failed, "--offline": offline}
+        watch_stage(settings, stage, variant, engine, flags=[f for f, on in flags.items() if on])
+    options = Options(keep_failed=keep_failed, offline=offline)
     with settings.telling("stage", events) as reporter:
         project = settings.project(variant, engine)
         image = _make(project, stage, reporter, options, force=force)
@@ -268,6 +272,7 @@ def _make(
 @compression_option
 @events_option
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
+@offline_option
 @click.pass_obj
 def build(
     settings: Settings,
@@ -279,16 +284,18 @@ def build(
     compression: str,
     events: Path | None,
     keep_failed: bool,
+    offline: bool,
 ) -> None:
     """Build the last stage of the chosen variants and all it stands on, verified and published.
 
     \b
     Example:
       vaultbuild build --variant debian-13
+      vaultbuild build --offline                from the caches alone
     """
     from builder.stage_build import Options
 
-    options = Options(keep_failed=keep_failed)
+    options = Options(keep_failed=keep_failed, offline=offline)
     releases = []
     with settings.telling("build", events) as reporter:
         for variant in variants or (None,):

@@ -81,8 +81,14 @@ class Supplies:
             var=self.var,
             own=frozenset(name for name in urls if not settings.get(name, {}).get("url")),
             mirrors=settings.get("apt", {}).get("mirrors") or {},
+            alone=self._apt_alone,
             told=self.reporter.note,
         )
+
+    def _apt_alone(self) -> gateway.Address | None:
+        """Return the apt cache that never asks upstream: it has what the other one fetched."""
+        url = self.endpoints.stale.get("apt")
+        return gateway.address_of(url) if url else None
 
     def _teams(self) -> frozenset[str]:
         """Return the hosts of the caches that are a team's: their pages link to themselves."""

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from builder.caches.pypi import server_folder
+from builder.caches.state import Places
 from builder.gateway.journal import Journal
 from builder.gateway.ledger import Ledger
 from builder.gateway.outside import connect
@@ -121,16 +123,10 @@ def _stock(gateway: Gateway, name: str) -> Stock | None:
         return None
     stocks: Mapping[str, Any] = {
         "apt": lambda: AptStock(gateway.var / "apt/packages"),
-        "pypi": lambda: _pypi_stock(gateway.var / "pypi"),
+        "pypi": lambda: _pypi_stock(gateway.var),
     }
     return stocks[name]() if name in stocks else None
 
 
-def _pypi_stock(content: Path) -> Stock | None:
-    import json  # late: only a build needs it
-
-    try:
-        serving = json.loads((content / "serving.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return PypiStock(content / serving["folder"] / "+files")
+def _pypi_stock(var: Path) -> Stock:
+    return PypiStock(server_folder(Places("pypi", var, var)) / "+files")
