@@ -289,7 +289,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._port.journal.write("failed", address=str(address), status=502)
             self._say(502, f"{address} does not answer: {error}")
             return
-        self._hand_back(answer, self.path, lambda: "upstream", started, cache="direct")
+        # What stands behind a question mark may be a token, which no record may have.
+        where = self.path.partition("?")[0]
+        self._hand_back(answer, where, lambda: "upstream", started, cache="direct")
 
     def _tunnel(self, address: Address) -> None:
         try:
