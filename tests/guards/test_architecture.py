@@ -8,7 +8,7 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record vm_options
+    errors suggest events checks in_guest record vm_options archive
     process files yamlfile schema hcl ports
     digest memo failures history texts scratch
     config template store disks caches monitor outcome
