@@ -191,7 +191,9 @@ def _start(step: Step, inputs: StageInputs, parent: Image, store: Store) -> Star
     missing = {index: key for index, (_, key) in enumerate(inputs.roles) if not present[index]}
     # After the last role comes the image itself.
     keys = {index: key for index, key in missing.items() if index < len(inputs.roles) - 1}
-    first = 0 if step.again else next((i for i, there in enumerate(present) if not there), len(present))
+    first = (
+        0 if step.again else next((i for i, there in enumerate(present) if not there), len(present))
+    )
     if not first:
         return Start(parent, 0, keys)
     return Start(store.verified_checkpoint(inputs.roles[first - 1][1]), first, keys)

@@ -11,23 +11,23 @@ LAYERS = """
     errors suggest events checks in_guest record vm_options archive
     process files yamlfile schema hcl ports
     digest memo failures history texts scratch
-    config template store disks caches monitor outcome
-    settings packer engines holdings
+    config template store disks caches monitor outcome network model_lock suites pins
+    settings packer engines holdings requirements_in
     resolve ssh kvm prune
     pipeline provision
     checkpoints
     inputs sources guest doctor
     verify
     plan clones
-    estimate
+    estimate moved
     live reporter
     report
     stream timing project
-    publish packing
-    stage_build
+    publish packing upstream
+    stage_build relock
     build shell watch
     cli_options
-    cli_host cli_desk
+    cli_host cli_desk cli_lock
     cli
     __main__
 """
