@@ -87,6 +87,27 @@ class Refresh:
             stuck=tuple(Moved(**one) for one in document["stuck"]),
         )
 
+    def warnings(self) -> Iterator[str]:
+        """Yield what a person must know that no plan says."""
+        for unknown in self.unknown:
+            yield f"upstream: {unknown}"
+        for one in self.stuck:
+            yield (
+                f"upstream has {one.what} {one.after}, but {one.stage} was built since and kept "
+                f"{one.before}: something holds it"
+            )
+
+    def lines(self) -> Iterator[str]:
+        """Yield what was found out, as lines below a plan."""
+        moved = [one for one in self.moved if not one.pinned]
+        pinned = [one for one in self.moved if one.pinned]
+        counts = [f"{len(moved)} moved" if moved else "nothing moved"]
+        counts += [f"{len(pinned)} newer than pinned"] if pinned else []
+        counts += [f"{len(self.unknown)} unknown"] if self.unknown else []
+        yield f"upstream    asked {self.asked}: {', '.join(counts)}"
+        for one in pinned:
+            yield f"{'':<12}{one.what} {one.before} → {one.after} (vaultbuild lock takes it)"
+
     @property
     def reasons(self) -> dict[str, tuple[Reason, ...]]:
         """By stage, why it is to be built again."""

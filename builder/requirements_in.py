@@ -120,10 +120,11 @@ def resolve(folder: Path, pair: Pair, *, environment: Mapping[str, str], cache: 
     except CommandError as error:
         error.hint = f"{pair.wishes} cannot be resolved: is every name and version right?"
         raise
-    return _first_lines(old) + done.stdout
+    return first_lines(old) + done.stdout
 
 
-def _first_lines(text: str) -> str:
+def first_lines(text: str) -> str:
+    """Return the comment at the head of a lock."""
     return "".join(f"{line}\n" for line in _header(text))
 
 

@@ -27,7 +27,7 @@ LAYERS = """
     stage_build relock
     build shell watch
     cli_options
-    cli_host cli_desk cli_lock
+    cli_host cli_desk cli_lock cli_plan
     cli
     __main__
 """
