@@ -25,6 +25,7 @@ from builder.errors import HostError, VaultbuildError
 from builder.moved import Built, Moved, Refresh, Unknown
 from builder.record import utc_now
 from builder.suites import Suites
+from builder.transient import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,7 +183,12 @@ class _Asking:
         try:
             yield
         except VaultbuildError as error:
-            self.unknown.append(Unknown(what, error.message.splitlines()[0]))
+            self._note(what, error.message.splitlines()[0])
+
+    def _note(self, what: str, why: str) -> None:
+        """Tell it once: several stages may see one suite."""
+        if (told := Unknown(what, why)) not in self.unknown:
+            self.unknown.append(told)
 
     # --- packages ---
 
@@ -194,7 +200,7 @@ class _Asking:
             seen = moves.suites_of(handed)
             missing = _missing_lock(each, bootstrapped=bootstrapped and each is lineage[0])
             if missing:
-                self.unknown.append(Unknown(each.stage, missing))
+                self._note(each.stage, missing)
             if packages and seen:
                 offers = [offer for suite in seen.values() for offer in self._offers(suite)]
                 pinned = moves.pinned_by(
@@ -286,13 +292,16 @@ def _missing_lock(each: Built, *, bootstrapped: bool) -> str | None:
 
 
 def checksum_beside(url: str, reads: Reads) -> str | None:
-    """Return the SHA-256 that a list beside a file gives it; None when there is no such list."""
+    """Return the SHA-256 that a list beside a file gives it; None when there is no such list.
+
+    Raises :class:`VaultbuildError` when nobody can be asked whether there is one.
+    """
     name = posixpath.basename(urlsplit(url).path)
     parts = urlsplit(url)
     beside = parts._replace(path=posixpath.join(posixpath.dirname(parts.path), _SUMS)).geturl()
     try:
         text = reads.read(beside).body.decode(errors="replace")
-    except VaultbuildError:
+    except PermanentError:
         return None
     for line in text.splitlines():
         digest, _, file = line.strip().partition(" ")
