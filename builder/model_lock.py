@@ -108,8 +108,13 @@ def make_lock(first: str, wishes: tuple[Wish, ...], hub: str, reads: Reads) -> s
             f"    commit: {json.dumps(info['sha'])}",
             "    files:",
         ]
-        for name, sha256, size in sorted(_files(wish, info, hub, reads)):
-            entry = f"{{sha256: {sha256}, size: {size}}}"
+        files = sorted(_files(wish, info, hub, reads))
+        if not files:
+            wanted = ", ".join(wish.files) or "any"
+            raise VaultbuildError(f"{wish.repo} has no file like {wanted} at {wish.revision}")
+        for name, sha256, size in files:
+            # In quotes: a digest may look like a number.
+            entry = f"{{sha256: {json.dumps(sha256)}, size: {size}}}"
             lines.append(f"      {json.dumps(name, ensure_ascii=False)}: {entry}")
     return "\n".join(lines) + "\n"
 

@@ -99,10 +99,18 @@ def _split(word: str) -> list[str]:
     return [name, value] if equals and name.startswith("--") else [word]
 
 
-def resolve(folder: Path, pair: Pair, *, environment: Mapping[str, str], cache: Path) -> str:
+def resolve(
+    folder: Path,
+    pair: Pair,
+    *,
+    environment: Mapping[str, str],
+    cache: Path,
+    program: Path | None = None,
+) -> str:
     """Return what the lock of a pair would be if it were made now, with its own first lines.
 
     ``environment`` says where the packages are; ``cache`` is where the resolver keeps what it read.
+    ``program`` is the resolver, if not the uv that is found.
     Raises :class:`CommandError` with what the resolver said.
     """
     old = (folder / pair.lock).read_text(encoding="utf-8")
@@ -110,9 +118,9 @@ def resolve(folder: Path, pair: Pair, *, environment: Mapping[str, str], cache: 
     if "--generate-hashes" not in options:
         options = ("--generate-hashes", *options)
     annotate = () if "# via" in old else ("--no-annotate",)
-    argv = [
-        _resolver(), "pip", "compile", "--quiet", "--no-header", "--no-progress", *annotate,
-        "--python", sys.executable, *options, pair.wishes.name,
+    argv: list[str | Path] = [
+        program or _resolver(), "pip", "compile", "--quiet", "--no-header", "--no-progress",
+        *annotate, "--python", sys.executable, *options, pair.wishes.name,
     ]  # fmt: skip
     env = {**environment, "UV_CACHE_DIR": str(cache), "UV_NO_CONFIG": "1", "NO_COLOR": "1"}
     try:
