@@ -227,17 +227,16 @@ def _judge(
 def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplace) -> Image:
     """Return the stage's image, from the store or built now."""
     store, reporter = place.project.store, place.reporter
-    forced = any(reason.kind == "forced" for reason in step.reasons)
     if step.action == "reuse" and (image := store.find(step.key)):
         reporter.stage_reused(step)
         return image
     with store.locked(step.key, waiting=lambda who: reporter.note(f"waiting for {who}")) as lock:
-        if not forced and (image := store.find(step.key)):
+        if not step.again and (image := store.find(step.key)):
             reporter.stage_reused(step)
             return image
         store.clear(step.key)
         started = time.monotonic()
-        source = None if parent else _source(inputs, place)
+        source = None if parent else _source(inputs, place, again=step.moved)
         with _below(parent or source, place) as (below, held):
             image = build_stage(step, inputs, below, (lock, held), place)
     reporter.stage_finished(step, image.record, time.monotonic() - started)
@@ -256,11 +255,14 @@ def _below(image: Image | None, place: Workplace) -> Iterator[tuple[Image, int]]
         yield store.verified(image.key), lock
 
 
-def _source(inputs: StageInputs, place: Workplace) -> Image:
-    """Return the disk that the root stage starts from, making it when the store has none."""
+def _source(inputs: StageInputs, place: Workplace, *, again: bool) -> Image:
+    """Return the disk that the root stage starts from, making it when the store has none.
+
+    ``again`` makes it in any case: the packages that it was made from have moved.
+    """
     store, key = place.project.store, inputs.keys[0]
     with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")):
-        if found := store.find(key):
+        if not again and (found := store.find(key)):
             return found
         store.clear(key)
         pipeline = place.project.pipeline
@@ -283,7 +285,7 @@ def _source(inputs: StageInputs, place: Workplace) -> Image:
                 tools={"vaultbuild": __version__},
                 network=told,
             )
-            image = store.commit(staged, record)
+            image = store.commit(staged, record, replace=again)
         place.reporter.source_finished(image.record)
         return image
 

@@ -93,6 +93,8 @@ def build_stage(
     """Build one stage in a staging folder and commit it; ``held`` are the locks it needs."""
     store = place.project.store
     with contextlib.ExitStack() as stack:
+        if step.moved:
+            _discard_checkpoints(inputs, place)
         locks = [*held, *_lock_roles(stack, inputs, place)]
         start = _start(step, inputs, parent, store)
         if start.resumed:
@@ -172,6 +174,14 @@ def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:
     return below.record.disk.sha256
 
 
+def _discard_checkpoints(inputs: StageInputs, place: Workplace) -> None:
+    """Remove the checkpoints of a stage: a later run would go on from what was downloaded then."""
+    store = place.project.store
+    for _, key in inputs.roles[:-1]:
+        with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")):
+            store.discard(f"checkpoints/{key}")
+
+
 def _lock_roles(
     stack: contextlib.ExitStack, inputs: StageInputs, place: Workplace
 ) -> Iterator[int]:
@@ -203,8 +213,9 @@ def _start(step: Step, inputs: StageInputs, parent: Image, store: Store) -> Star
     missing = {index: key for index, (_, key) in enumerate(inputs.roles) if not present[index]}
     # After the last role comes the image itself.
     keys = {index: key for index, key in missing.items() if index < len(inputs.roles) - 1}
-    forced = any(reason.kind == "forced" for reason in step.reasons)
-    first = 0 if forced else next((i for i, there in enumerate(present) if not there), len(present))
+    first = (
+        0 if step.again else next((i for i, there in enumerate(present) if not there), len(present))
+    )
     if not first:
         return Start(parent, 0, keys)
     return Start(store.verified_checkpoint(inputs.roles[first - 1][1]), first, keys)
