@@ -9,9 +9,9 @@ from pathlib import Path
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
     errors suggest events checks in_guest record vm_options archive
-    process files yamlfile schema hcl ports
+    process files yamlfile schema hcl ports suites
     digest memo failures history texts scratch
-    config template store disks caches monitor outcome network model_lock suites pins
+    config template store disks caches monitor outcome network model_lock pins
     settings packer engines holdings requirements_in
     resolve ssh kvm prune
     pipeline provision
