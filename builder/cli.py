@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from builder import __version__
+from builder.cli_cache import cache
 from builder.cli_desk import render, shell, watch_stage
-from builder.cli_host import cache, doctor
+from builder.cli_host import doctor
 from builder.cli_lock import lock
 from builder.cli_options import (
     Command,
@@ -27,6 +28,7 @@ from builder.cli_options import (
     engine_option,
     events_option,
     json_option,
+    offline_option,
     output_option,
     stage_argument,
     stage_names,
@@ -156,6 +158,7 @@ main.add_command(plan)
 )
 @asking_option
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
+@offline_option
 @click.option("--watch", is_flag=True, help="Build again whenever a file is saved.")
 @click.pass_obj
 def stage(
@@ -169,6 +172,7 @@ def stage(
     force: bool,
     asking: Asking,
     keep_failed: bool,
+    offline: bool,
     watch: bool,
 ) -> None:
     """Make a stage's image, with what it needs, check it, and print its path.
@@ -185,8 +189,9 @@ def stage(
         if as_json or events or force or asking.refresh:
             others = "--json, --events, --force or --refresh"
             raise click.UsageError(f"--watch does not go with {others}")
-        watch_stage(settings, stage, variant, engine, keep_failed=keep_failed)
-    options = Options(keep_failed=keep_failed)
+        flags = {"--keep-failed": keep_failed, "--offline": offline}
+        watch_stage(settings, stage, variant, engine, flags=[f for f, on in flags.items() if on])
+    options = Options(keep_failed=keep_failed, offline=offline)
     with settings.telling("stage", events) as reporter:
         project = settings.project(variant, engine)
         image = _make(project, stage, reporter, options, asking, force=force)
@@ -224,6 +229,7 @@ def _make(
 @events_option
 @asking_option
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
+@offline_option
 @click.pass_obj
 def build(
     settings: Settings,
@@ -236,6 +242,7 @@ def build(
     events: Path | None,
     asking: Asking,
     keep_failed: bool,
+    offline: bool,
 ) -> None:
     """Build the last stage of the chosen variants and all it stands on, verified and published.
 
@@ -243,10 +250,11 @@ def build(
     Examples:
       vaultbuild build --variant debian-13
       vaultbuild build --refresh
+      vaultbuild build --offline                from the caches alone
     """
     from builder.stage_build import Options
 
-    options = Options(keep_failed=keep_failed)
+    options = Options(keep_failed=keep_failed, offline=offline)
     releases = []
     with settings.telling("build", events) as reporter:
         for variant in variants or (None,):

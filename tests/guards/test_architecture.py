@@ -10,24 +10,25 @@ from pathlib import Path
 LAYERS = """
     errors suggest events checks in_guest record vm_options archive
     process files yamlfile schema hcl ports suites
-    digest memo failures history texts scratch
-    config template store disks caches monitor outcome network model_lock pins
+    digest memo failures history texts scratch network
+    config template store disks caches monitor outcome model_lock pins
     settings packer engines holdings requirements_in
     resolve ssh kvm prune
     pipeline provision
     checkpoints
-    inputs sources guest doctor
+    inputs sources guest doctor gateway
     verify
     plan clones
     estimate moved
     live reporter
+    supplies
     report
     stream timing project
     publish packing upstream
     stage_build relock
     build shell watch
     cli_options
-    cli_host cli_desk cli_lock cli_plan
+    cli_cache cli_host cli_desk cli_lock cli_plan
     cli
     __main__
 """
