@@ -384,6 +384,7 @@ def show(
       vaultbuild show frameworks --json
     """
     from builder import report
+    from builder.upstream import remembered
 
     project = settings.project(variant, engine)
     image = project.image(project.target(stage))
@@ -394,6 +395,8 @@ def show(
         return
     for line in report.record_lines(image, verdict):
         report.emit(line)
+    if known_upstream := remembered(project, image):
+        report.emit(f"upstream  {known_upstream.about(image.record.stage)}")
 
 
 main.add_command(render)

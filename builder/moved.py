@@ -108,6 +108,15 @@ class Refresh:
         for one in pinned:
             yield f"{'':<12}{one.what} {one.before} → {one.after} (vaultbuild lock takes it)"
 
+    def about(self, stage: str) -> str:
+        """Say in a line what was found out about one stage."""
+        mine = [one for one in self.moved if one.stage == stage and not one.pinned]
+        if not mine:
+            return f"asked {self.asked}: nothing of it moved"
+        first, more = mine[0], len(mine) - 1
+        told = f"{first.what} {first.before} → {first.after}{f' and {more} more' if more else ''}"
+        return f"asked {self.asked}: {told}"
+
     @property
     def reasons(self) -> dict[str, tuple[Reason, ...]]:
         """By stage, why it is to be built again."""

@@ -94,7 +94,7 @@ def build_stage(
     store = place.project.store
     with contextlib.ExitStack() as stack:
         if step.moved:
-            _discard_checkpoints(inputs, place)
+            _discard_checkpoints(inputs, store, place.reporter)
         locks = [*held, *_lock_roles(stack, inputs, place)]
         start = _start(step, inputs, parent, store)
         if start.resumed:
@@ -174,11 +174,10 @@ def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:
     return below.record.disk.sha256
 
 
-def _discard_checkpoints(inputs: StageInputs, place: Workplace) -> None:
+def _discard_checkpoints(inputs: StageInputs, store: Store, reporter: Reporter) -> None:
     """Remove the checkpoints of a stage: a later run would go on from what was downloaded then."""
-    store = place.project.store
     for _, key in inputs.roles[:-1]:
-        with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")):
+        with store.locked(key, waiting=lambda who: reporter.note(f"waiting for {who}")):
             store.discard(f"checkpoints/{key}")
 
 

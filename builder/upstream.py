@@ -367,6 +367,8 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(document) if known else {}
 
 
-def remembered(project: Project) -> Refresh | None:
-    """Return what upstream said when it was asked last; None when it never was."""
-    return _Memory(project.index / _FILE, project.pipeline.variant).refresh
+def remembered(project: Project, image: Image) -> Refresh | None:
+    """Return what upstream said when it was asked last, if that was about this very image."""
+    memory = _Memory(project.index / _FILE, project.pipeline.variant)
+    stage, disk = image.record.stage, image.record.disk.sha256
+    return memory.refresh if memory.disks.get(stage, "").startswith(disk) else None

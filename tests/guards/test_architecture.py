@@ -8,10 +8,12 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record vm_options archive
-    process files yamlfile schema hcl ports
-    digest memo failures history texts scratch network
-    config template store disks caches monitor outcome model_lock suites pins
+    errors suggest events checks in_guest record vm_options archive urls
+    process files yamlfile schema hcl ports suites transient
+    digest memo failures history texts scratch network breaker partial routes
+    transfer
+    fetch
+    config template store disks caches monitor outcome model_lock pins
     settings packer engines holdings requirements_in
     resolve ssh kvm prune
     pipeline provision

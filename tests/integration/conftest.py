@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from builder import process
+from builder.breaker import Breakers
+from builder.fetch import Fetcher, Policy
 from builder.packer import Packer
 
 BUILD_PACKER = Path(__file__).parents[1] / "tools/build_packer.sh"
@@ -72,3 +74,38 @@ def packer(request, require_program) -> Packer:
         return found
     folder = request.getfixturevalue("current")
     return replace(Packer.find(str(folder / "packer")), plugins=folder / "plugins")
+
+
+# --- fetching -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What a fetcher told."""
+    return []
+
+
+@pytest.fixture
+def fetcher(tmp_path, said):
+    """Call it for a fetcher with next to no waits; settings of its policy may be given."""
+
+    def make(*, failures: int = 100, seconds: float = 30, environment=None, free=None, **policy):
+        settings = {
+            "wait_initial": 0.001, "wait_max": 0.002, "asked_max": 0.05, "reserve": 0,
+            "connect_seconds": 2, "read_seconds": 5, "total_seconds": 60,
+        }  # fmt: skip
+        breakers = Breakers(tmp_path / "breakers", failures=failures, seconds=seconds)
+        return Fetcher(
+            breakers=breakers,
+            policy=Policy(**{**settings, **policy}),
+            told=said.append,
+            environment=environment or {},
+            free=free,
+        )
+
+    return make
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    return tmp_path / "got" / "a.bin"

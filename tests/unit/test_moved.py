@@ -155,6 +155,8 @@ def test_an_answer_in_lines():
         "numpy", "of", "x.lock", "2.5.5", "→", "2.5.6", "(vaultbuild", "lock", "takes", "it)",
     ]  # fmt: skip
     assert list(Refresh("now").lines()) == ["upstream    asked now: nothing moved"]
+    assert WHOLE.about("base") == "asked 2026-11-22T10:00:00Z: openssl 1 → 2"
+    assert WHOLE.about("frameworks").endswith("nothing of it moved")
     assert list(WHOLE.warnings()) == ["upstream: m.example: no answer"]
 
 

@@ -285,7 +285,15 @@ def test_an_answer_that_is_young_enough_is_not_asked_for_again(built, archives):
     asked = len(built.web.asked)
     assert built.ask(max_age=3600) == first
     assert len(built.web.asked) == asked
-    assert upstream.remembered(built.project) == first
+    image = built.project.image("base")
+    assert upstream.remembered(built.project, image) == first
+    built.image("base", {"openssl": "3.5.4-1"}, [], disk=b"another")
+    assert upstream.remembered(built.project, built.project.image("base")) is None
+
+
+def test_an_answer_in_the_future_or_too_old_is_none(built, archives):
+    built.ask()
+    archives.publish(SUITE, {MAIN: {"openssl": "3.5.5-1"}})
     assert built.ask(max_age=-1).moved, "an answer in the past is older than that"
 
 
@@ -315,4 +323,4 @@ def test_a_memory_that_is_broken_was_never_there(built, text):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     assert built.ask(max_age=3600).moved == ()
-    assert upstream.remembered(built.project) is not None
+    assert upstream.remembered(built.project, built.project.image("base")) is not None
