@@ -10,7 +10,10 @@ from pathlib import Path
 LAYERS = """
     errors suggest events checks in_guest record vm_options
     process files yamlfile schema hcl ports
-    digest memo failures history texts scratch
+    digest memo failures history texts scratch urls
+    transient routes partial
+    breaker
+    fetch
     config template store disks caches monitor outcome
     settings packer engines holdings
     resolve ssh kvm prune
@@ -19,7 +22,7 @@ LAYERS = """
     inputs sources guest doctor
     verify
     plan clones
-    estimate
+    estimate needs
     live reporter
     report
     stream timing project
