@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -96,6 +98,37 @@ def _write_files(root: Path, files: Mapping[str, str | tuple[str, str] | None]) 
             content = path.read_text().replace(old, new)  # noqa: PLW2901
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(content))
+
+
+# --- an upstream that fails as it is told to ------------------------------------------------------
+
+
+def _faulty():
+    # The folders of the tests are no packages, so a file beside them is loaded by its path.
+    if "faulty" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "faulty", Path(__file__).with_name("faulty.py")
+        )
+        sys.modules["faulty"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["faulty"])
+    return sys.modules["faulty"]
+
+
+@pytest.fixture
+def upstreams():
+    """Call it with files, ``{"/path": b"..."}``, for a server of tests/faulty.py that has them."""
+    with contextlib.ExitStack() as stack:
+
+        def start(files: Mapping[str, bytes] = {}, **settings):
+            return stack.enter_context(_faulty().Upstream(files, **settings))
+
+        yield start
+
+
+@pytest.fixture
+def upstream(upstreams):
+    """A server of tests/faulty.py that has nothing yet."""
+    return upstreams()
 
 
 # --- order: what takes seconds comes first, the long part only when that is right -----------------

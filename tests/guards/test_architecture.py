@@ -8,11 +8,10 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record vm_options
-    process files yamlfile schema hcl ports
-    digest memo failures history texts scratch urls
-    transient routes partial
-    breaker
+    errors suggest events checks in_guest record vm_options urls
+    process files yamlfile schema hcl ports transient
+    digest memo failures history texts scratch breaker partial routes
+    transfer
     fetch
     config template store disks caches monitor outcome
     settings packer engines holdings

@@ -15,9 +15,8 @@ import pytest
 from builder import ports, process
 from builder.breaker import Breakers
 from builder.caches.http import ask
-from builder.fetch import Fetcher
+from builder.fetch import Fetcher, Policy
 from builder.packer import Packer
-from builder.transient import Policy
 
 BUILD_PACKER = Path(__file__).parents[1] / "tools/build_packer.sh"
 SKIP = 77
@@ -84,18 +83,48 @@ def packer(request, require_program) -> Packer:
     return replace(Packer.find(str(folder / "packer")), plugins=folder / "plugins")
 
 
+# --- fetching -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What a fetcher told."""
+    return []
+
+
+@pytest.fixture
+def fetcher(tmp_path, said):
+    """Call it for a fetcher with next to no waits; settings of its policy may be given."""
+
+    def make(*, failures: int = 100, seconds: float = 30, environment=None, free=None, **policy):
+        settings = {
+            "wait_initial": 0.001, "wait_max": 0.002, "asked_max": 0.05, "reserve": 0,
+            "connect_seconds": 2, "read_seconds": 5, "total_seconds": 60,
+        }  # fmt: skip
+        breakers = Breakers(tmp_path / "breakers", failures=failures, seconds=seconds)
+        return Fetcher(
+            breakers=breakers,
+            policy=Policy(**{**settings, **policy}),
+            told=said.append,
+            environment=environment or {},
+            free=free,
+        )
+
+    return make
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    return tmp_path / "got" / "a.bin"
+
+
 # --- for the caches of files ----------------------------------------------------------------------
 
 
 @pytest.fixture
-def fetcher(tmp_path):
-    """A fetcher that does not wait long. ``told`` is what it said."""
-    said = []
-    policy = Policy(attempts=3, wait_initial=0.01, wait_max=0.05, reserve=0)
-    made = Fetcher(breakers=Breakers(tmp_path / "breakers"), policy=policy, told=said.append)
-    made.told = said
-    yield made
-    made.close()
+def downloads(fetcher):
+    """A fetcher that gives up soon."""
+    return fetcher(attempts=3)
 
 
 @pytest.fixture

@@ -31,10 +31,10 @@ def server(upstream):
 
 
 @pytest.fixture
-def ensure(server, tmp_path, fetcher):
+def ensure(server, tmp_path, downloads):
     def run(sha256=SHA256, url="/image.qcow2", **settings):
         where = f"{server.url}{url}" if url.startswith("/") else url
-        settings = {"fetcher": fetcher, **settings}
+        settings = {"fetcher": downloads, **settings}
         return isos.ensure(where, sha256, project=tmp_path, **settings)
 
     return run
@@ -242,14 +242,14 @@ def test_offline_what_is_missing_is_named(ensure, server):
     assert server.requests == []
 
 
-def test_passwords_are_in_no_message_and_no_file(server, tmp_path, fetcher, caplog):
+def test_passwords_are_in_no_message_and_no_file(server, tmp_path, downloads, caplog):
     url = f"http://me:hunter2@{server.address}/image.qcow2?token=hunter3"
-    isos.ensure(url, SHA256, project=tmp_path, fetcher=fetcher)
+    isos.ensure(url, SHA256, project=tmp_path, fetcher=downloads)
     server.status("/image.qcow2", 503)
-    got = isos.ensure(url, SHA256, project=tmp_path, fetcher=fetcher, now=later)
+    got = isos.ensure(url, SHA256, project=tmp_path, fetcher=downloads, now=later)
     server.heal()
     with pytest.raises(StoreError) as caught:
-        isos.ensure(url, "0" * 64, project=tmp_path, fetcher=fetcher)
+        isos.ensure(url, "0" * 64, project=tmp_path, fetcher=downloads)
     texts = [caught.value.message, caught.value.hint, got.trouble, got.url, caplog.text]
     texts += [path.read_text() for path in tmp_path.rglob("*.json")]
     assert not [text for text in texts if "hunter" in text]

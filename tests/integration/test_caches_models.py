@@ -48,13 +48,13 @@ def locked(hub, *commits):
 
 
 @pytest.fixture
-def ensure(hub, commit, var, fetcher):
+def ensure(hub, commit, var, downloads):
     """Have the models of the commit."""
 
     def run(*commits, **settings):
         asking = settings.pop("hub", None) or Hub(hub.url, policy=QUICK)
         lock = locked(hub, *(commits or [commit]))
-        return models.ensure(lock, folder=var, hub=asking, fetcher=fetcher, **settings)
+        return models.ensure(lock, folder=var, hub=asking, fetcher=downloads, **settings)
 
     return run
 

@@ -112,10 +112,10 @@ def lock(tmp_path, index):
 
 
 @pytest.fixture
-def ensure(index, var, fetcher):
+def ensure(index, var, downloads):
     def run(lock, target=HERE, **settings):
         return wheels.ensure(
-            lock, target, index_url=index.url, fetcher=fetcher, folder=var, **settings
+            lock, target, index_url=index.url, fetcher=downloads, folder=var, **settings
         )
 
     return run

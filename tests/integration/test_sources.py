@@ -253,7 +253,7 @@ def test_an_image_larger_than_the_disk(image, tmp_path):
 
 
 def test_the_disk_of_a_pipeline_is_made_of_the_image_in_the_cache(
-    image, project, upstream, tmp_path, fetcher
+    image, project, upstream, tmp_path, downloads
 ):
     sha256 = upstream.put("/image.qcow2", image.read_bytes())
     settings = f"url: {upstream.url}/image.qcow2\n                sha256: {sha256}"
@@ -262,7 +262,7 @@ def test_the_disk_of_a_pipeline_is_made_of_the_image_in_the_cache(
     for offline in (False, True):
         disk = tmp_path / f"{offline}.qcow2"
         got = make_source(
-            pipeline, disk, identity="x", apt_proxy=None, logs=tmp_path, fetcher=fetcher,
+            pipeline, disk, identity="x", apt_proxy=None, logs=tmp_path, fetcher=downloads,
             offline=offline,
         )  # fmt: skip
         assert disks.info(disk).virtual_bytes == pipeline.resources.disk_bytes
