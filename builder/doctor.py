@@ -204,7 +204,8 @@ def _loop(case: Case) -> Iterator[Finding]:
 
 
 def _caches(case: Case) -> Iterator[Finding]:
-    for status in caches.status(case.pipeline.caches, case.pipeline.project):
+    needed = _needed_caches(case)
+    for status in caches.status(case.pipeline.caches, case.pipeline.project, needed):
         title = f"cache {status.name}"
         id_ = f"cache-{status.name}"
         if status.state == "unreachable":
@@ -214,6 +215,20 @@ def _caches(case: Case) -> Iterator[Finding]:
             yield Finding(id_, title, "ok", f"{status.state} at {status.url}")
         else:
             yield _own_cache(case, status.name, id_, title)
+    yield _offline(case, needed)
+
+
+def _needed_caches(case: Case) -> list[str]:
+    """Return the caches that every build uses, and those that the pipeline says something of."""
+    needed = {"apt", "pypi"}
+    if case.pipeline.source.kind in {"cloud_image", "iso"}:
+        needed.add("isos")
+    settings = case.pipeline.caches
+    needed |= {
+        name for name in caches.NAMES
+        if any(settings.get(name, {}).get(key) for key in ("url", "port", "listen"))
+    }  # fmt: skip
+    return [name for name in caches.NAMES if name in needed]
 
 
 def _own_cache(case: Case, name: str, id_: str, title: str) -> Finding:
@@ -221,15 +236,34 @@ def _own_cache(case: Case, name: str, id_: str, title: str) -> Finding:
     program, cure = {
         "apt": ("apt-cacher-ng", process.how_to_install("apt-cacher-ng")),
         "pypi": ("devpi-server", f"{sys.executable} -m pip install devpi-server"),
-    }[name]
-    path = _found(program)
+    }.get(name, ("", ""))
+    path = _found(program) if program else Path(sys.executable)
     if path is None:
         return Finding(id_, title, "fail", f"no {program}", cure)
-    port = case.pipeline.caches.get(name, {}).get("port")
-    if port and ports.taken(port):
+    settings = case.pipeline.caches.get(name, {})
+    listen, port = settings.get("listen") or ports.LOOPBACK, settings.get("port")
+    if not ports.has_address(listen):
+        cure = f"set caches.{name}.listen to an address of this host, or to null for itself alone"
+        return Finding(id_, title, "fail", f"this host has no address {listen}", cure)
+    if port and ports.taken(port, listen):
         evidence = f"port {port} is taken by {ports.holder(port)}"
         return Finding(id_, title, "fail", evidence, f"stop it, or set caches.{name}.port to null")
-    return Finding(id_, title, "ok", f"{path}, started when needed")
+    where = "" if listen == ports.LOOPBACK else f" at {listen}, open to other hosts"
+    return Finding(id_, title, "ok", f"{path}, started when needed{where}")
+
+
+def _offline(case: Case, needed: Sequence[str]) -> Finding:
+    """Say what there is to build from when the network is off."""
+    own = [name for name in needed if not case.pipeline.caches.get(name, {}).get("url")]
+    kept = caches.holds(case.pipeline.project, own)
+    told = [
+        f"{name}: {found.files} file{'s' * (found.files != 1)}, {_size(found.bytes)}"
+        for name, found in kept.items()
+    ]
+    told += [f"{name}: somebody else's" for name in needed if name not in own]
+    empty = not any(found.files for found in kept.values())
+    evidence = "; ".join(told) + ("; the first build needs the network" if own and empty else "")
+    return Finding("offline", "building offline", "ok", evidence)
 
 
 def _disk(case: Case) -> Iterator[Finding]:

@@ -40,17 +40,28 @@ def free() -> int:
     )
 
 
-def taken(port: int) -> bool:
-    """Say whether a server could not listen on ``port`` now."""
-    with socket.socket() as probe:
+def taken(port: int, address: str = LOOPBACK) -> bool:
+    """Say whether a server could not listen on ``port`` of an address of this host now."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
         # As servers do it: a connection of a server that just ended is no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((address, port))
             probe.listen(1)
         except OSError:
             return True
     return False
+
+
+def has_address(address: str) -> bool:
+    """Say whether a server of this host could listen at an address at all."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def holder(port: int) -> str:

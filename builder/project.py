@@ -30,7 +30,7 @@ from builder.texts import changed_lines
 from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from builder.engines import Engine
     from builder.pipeline import Pipeline, Stage
@@ -121,13 +121,23 @@ class Project:
         self.facts.save()
         return found
 
-    def plan(self, name: str, inputs: tuple[StageInputs, ...], *, force: bool = False) -> Plan:
-        """Decide what must run to have the image of the stage ``name``."""
+    def plan(
+        self,
+        name: str,
+        inputs: tuple[StageInputs, ...],
+        *,
+        force: bool = False,
+        moved: Mapping[str, Sequence[Reason]] | None = None,
+    ) -> Plan:
+        """Decide what must run to have the image of the stage ``name``.
+
+        ``moved``: by stage, what moved upstream since it was built.
+        """
         lineage = self.pipeline.lineage(name)
         keys = {stage.stage: stage.key for stage in inputs}
         variant = self.pipeline.variant
         present, last = self._present(keys.values()), {}
-        if force or not all(key in present for key in keys.values()):
+        if force or moved or not all(key in present for key in keys.values()):
             # Only what is not there must be told apart from what was.
             last = {stage.name: self.store.last(variant, stage.name) for stage in lineage}
         decided = make_plan(
@@ -138,6 +148,7 @@ class Project:
             verdicts=set(self._judged(lineage, keys)),
             checkpoints=set(self._checkpoints(inputs, present)),
             force={name} if force else frozenset(),
+            moved=moved,
         )
         self.cache.save()
         return decided

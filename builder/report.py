@@ -16,12 +16,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 from builder.digest import short
 from builder.history import CHECKS, SOURCE, STAGE, Part, role_part
+from builder.network import Traffic
 from builder.plan import explain
 from builder.reporter import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
+    from builder.caches import Holds, Status, kept
     from builder.doctor import Finding
     from builder.errors import VaultbuildError
     from builder.estimate import Countdown, Estimate, Expected, Slow
@@ -70,7 +72,8 @@ class ConsoleReporter(Reporter):
     def stage_finished(self, step: Step, record: BuildRecord, seconds: float) -> None:
         """Print how long it took."""
         self._end(record.stage, STAGE)
-        self._line(f"      {step.stage:<12}done in {duration(seconds)}")
+        came = traffic_line(record.network)
+        self._line(f"      {step.stage:<12}done in {duration(seconds)}{'; ' if came else ''}{came}")
 
     def source_started(self, kind: str) -> None:
         """Show it until it is done."""
@@ -80,7 +83,8 @@ class ConsoleReporter(Reporter):
     def source_finished(self, record: BuildRecord) -> None:
         """Print how long it took."""
         self._end(SOURCE, SOURCE)
-        self.note(f"root disk made in {duration(record.seconds)}")
+        came = traffic_line(record.network)
+        self.note(f"root disk made in {duration(record.seconds)}{'; ' if came else ''}{came}")
 
     def event(self, event: Event) -> None:
         """Show the running task; print a line for a finished role, and with -v for each task."""
@@ -280,8 +284,40 @@ def record_lines(image: Image, verdict: Verdict | None) -> Iterable[str]:
         yield f"role      {role.role:<24}{told}"
     for kind, packages in record.packages.items():
         yield f"packages  {len(packages)} {kind}"
+    yield from _network_lines(record.network)
     yield f"tools     {', '.join(f'{name} {value}' for name, value in record.tools.items())}"
     yield f"checks    {verdict_line(verdict) if verdict else 'not run'}"
+
+
+def traffic_line(told: Any) -> str:
+    """Return where a run's bytes came from: ``104 MiB from caches, 12 KiB from upstream, …``."""
+    if not isinstance(told, dict) or not told.get("traffic"):
+        return ""
+    traffic = Traffic.from_json(told)
+    if not traffic.hits and not traffic.misses:
+        return ""
+    parts = [
+        f"{size(traffic.cache_bytes)} from caches",
+        f"{size(traffic.upstream_bytes)} from upstream",
+    ]
+    parts += [f"{duration(traffic.saved)} saved"] if traffic.saved else []
+    return ", ".join(parts)
+
+
+def _network_lines(told: Any) -> Iterable[str]:
+    """Yield what a record says of the network; older records have a word for the mode only."""
+    if not isinstance(told, dict):
+        yield f"network   {told or 'unknown'}"
+        return
+    how = "offline" if told.get("offline") else told["mode"]
+    yield f"network   {how}, {told.get('handed', 0)} things handed out"
+    if came := traffic_line(told):
+        traffic = Traffic.from_json(told)
+        yield f"traffic   {came} ({traffic.hits} hits, {traffic.misses} misses)"
+    if stale := told.get("stale"):
+        yield f"stale     {stale} things were not asked for upstream, which did not answer"
+    if tunnels := told.get("tunnels"):
+        yield f"tunnels   {', '.join(tunnels)} (nobody knows what they gave)"
 
 
 def verdict_line(verdict: Verdict) -> str:
@@ -349,6 +385,41 @@ def _entry_cells(entry: Entry) -> tuple[str, ...]:
     return (
         entry.kind, short(entry.key), f"{entry.variant} {entry.stage}{role}", size(entry.bytes),
     )  # fmt: skip
+
+
+def cache_lines(found: Sequence[Status], holds: Mapping[str, Holds]) -> Iterable[str]:
+    """Yield the caches: what runs where, and what each keeps."""
+    yield from table([_cache_row(status, holds[status.name]) for status in found])
+
+
+def _cache_row(status: Status, holds: Holds) -> tuple[str, ...]:
+    mode = f"{status.state}, offline" if status.offline else status.state
+    if not holds.files:
+        return (status.name, mode, status.url or "", "", "")
+    count = f"{holds.files} file{'s' * (holds.files != 1)}"
+    return (status.name, mode, status.url or "", count, size(holds.bytes))
+
+
+def breaker_lines(breakers: Sequence[Any]) -> Iterable[str]:
+    """Yield the servers that are not asked for now, and since what."""
+    for breaker in breakers:
+        yield f"not asked for now: {breaker.endpoint} ({breaker.state}): {breaker.cause}"
+
+
+def kept_lines(choices: Sequence[kept.Choice], *, verbose: bool) -> Iterable[str]:
+    """Yield what goes and what stays of the caches: in numbers, and file by file when asked."""
+    if verbose:
+        rows = [(c.action, c.item.place, size(c.item.bytes), c.reason) for c in choices]
+        yield from table(rows) if rows else ()
+        return
+    rows = []
+    for name in dict.fromkeys(choice.item.cache for choice in choices):
+        for action in ("remove", "keep"):
+            found = [c for c in choices if (c.item.cache, c.action) == (name, action)]
+            total = sum(choice.item.bytes for choice in found)
+            files = f"{len(found)} file{'s' * (len(found) != 1)}"
+            rows += [(action, name, files, size(total))] if found else []
+    yield from table(rows) if rows else ()
 
 
 def emit(text: str) -> None:

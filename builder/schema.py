@@ -6,6 +6,7 @@ instead. Models judge a file by itself; how files fit together is judged in :mod
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
@@ -75,6 +76,24 @@ def parse_size(value: object) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def parse_age(value: object) -> int:
+    """Return the seconds that ``72h`` or ``30d`` stands for."""
+    match = re.fullmatch(r"([0-9]+)([mhdw])", value) if isinstance(value, str) else None
+    if not match:
+        raise WrongValueError(f"{shown(value)} is no age", "write it as 72h, 30d or 4w")
+    return int(match[1]) * {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise WrongValueError(
+            f"{shown(value)} is no address of this host",
+            "write an IP address: 127.0.0.1 is this host alone, 0.0.0.0 is everybody",
+        ) from None
+
+
 def _parse_cpus(value: int) -> int:
     if value < 1:
         raise WrongValueError(f"{value} is no number of CPUs", "write 1 or more")
@@ -134,6 +153,16 @@ Sha256 = Annotated[
     AfterValidator(str.lower),
 ]
 Size = Annotated[int, BeforeValidator(parse_size)]
+Age = Annotated[int, BeforeValidator(parse_age)]
+Listen = Annotated[str, AfterValidator(_address)]
+Prefix = Annotated[
+    str,
+    _form(
+        r"https?://[^\s/@]+/(\S*/)?",
+        "is no prefix of URLs",
+        "write http://HOST/FOLDER/, with the slash at its end",
+    ),
+]
 Cpus = Annotated[int, AfterValidator(_parse_cpus)]
 Location = Annotated[
     str,
@@ -141,6 +170,14 @@ Location = Annotated[
         r"((https?|file)://\S+)|((?!\w+://)\S.*)",
         "is no place to fetch from",
         "write an http://, https:// or file:// URL, or a path",
+    ),
+]
+Host = Annotated[
+    str,
+    _form(
+        r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*",
+        "is no host",
+        "write a name without a scheme, a port or a path: files.example, or *.example",
     ),
 ]
 HttpUrl = Annotated[
@@ -177,17 +214,42 @@ class StageResourcesPart(Part):
 
 
 class CachePart(Part):
-    """A package cache: ours, on a free port or a fixed one, or the one at a URL."""
+    """A cache: ours, at an address and a port of this host, or the one at a URL."""
 
     url: HttpUrl | None = None
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
+    listen: Listen | None = None
+
+
+class AptCachePart(CachePart):
+    """The cache of packages. Where a mirror is in trouble, others are asked: URL prefix by prefix.
+
+    No key: mirrors have the same bytes.
+    """
+
+    mirrors: dict[Prefix, Annotated[list[Prefix], Field(min_length=1)]] = {}
+
+
+class IsosCachePart(CachePart):
+    """The cache of disk images and installers; after ``ttl`` upstream is asked whether it moved."""
+
+    ttl: Age = 72 * 3600
+
+
+class ModelsCachePart(IsosCachePart):
+    """The cache of models; ``upstream`` is the hub, where it is not the host's."""
+
+    upstream: HttpUrl | None = None
 
 
 class CachesPart(Part):
-    """The package caches that a guest can reach."""
+    """What builds download comes through these."""
 
-    apt: CachePart = CachePart()
+    apt: AptCachePart = AptCachePart()
     pypi: CachePart = CachePart()
+    wheels: CachePart = CachePart()
+    isos: IsosCachePart = IsosCachePart()
+    models: ModelsCachePart = ModelsCachePart()
 
 
 class BootstrapPart(Part):
@@ -307,6 +369,7 @@ class StageFile(Part):
     roles: list[RolePart] = []
     variables: Variables = {}
     network: Literal["caches", "open"] = "caches"
+    hosts: Annotated[list[Host], AfterValidator(_whole)] = []
     template: Template | None = None
     resources: StageResourcesPart = StageResourcesPart()
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, events, guest
-from builder.checkpoints import Layers
+from builder import __version__, digest, disks, events, guest, network
+from builder.checkpoints import Layers, Network
 from builder.engines import Forward, Machine
 from builder.engines.keys import make_keys
 from builder.errors import StoreError
@@ -25,31 +25,36 @@ from builder.packing import run_packer
 from builder.provision import Caches, Use
 from builder.record import BuildRecord, DiskRecord, StepRecord, utc_now
 from builder.store import DISK, Image
+from builder.supplies import GUEST_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from builder import caches
+    from builder.caches import Endpoints
     from builder.inputs import StageInputs
-    from builder.pipeline import Stage
+    from builder.pipeline import RoleUse, Stage
     from builder.plan import Step
     from builder.project import Project
     from builder.reporter import Reporter
     from builder.store import Store
+    from builder.supplies import Supplies
 
-_EVENTS = "events.jsonl"
 MOST_LAYERS = 4
 """Of one stage: reads look through them until one has the bytes, so longer chains are merged when
 the stage is done. ``bench.layers`` measures what they cost."""
-# Where a guest finds the caches; the ports are those their programs are known by.
-GUEST_PORTS = {"apt": 3142, "pypi": 3141}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a plan is carried out. ``keep_failed`` keeps the disk of a stage that failed."""
+    """How a plan is carried out.
+
+    ``keep_failed`` keeps the disk of a stage that failed; ``offline`` makes do with the caches;
+    ``attempts`` is how often a stage is tried whose failure passes by itself.
+    """
 
     keep_failed: bool = False
+    offline: bool = False
+    attempts: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Workplace:
     project: Project
     reporter: Reporter
     options: Options
-    endpoints: caches.Endpoints | None
+    supplies: Supplies | None
     snapshots: Mapping[str, Path]
     """By stage: the copy of its inputs that it is built from."""
 
@@ -88,6 +93,8 @@ def build_stage(
     """Build one stage in a staging folder and commit it; ``held`` are the locks it needs."""
     store = place.project.store
     with contextlib.ExitStack() as stack:
+        if step.moved:
+            _discard_checkpoints(inputs, place)
         locks = [*held, *_lock_roles(stack, inputs, place)]
         start = _start(step, inputs, parent, store)
         if start.resumed:
@@ -119,6 +126,7 @@ def _build(
     checkpoint = _settle(staged, result, start, parent)
     shutil.copytree(logs, staged / "logs")
     resumed = start.resumed.record if start.resumed else None
+    told = _settle_network(step, start, staged, logs, place)
     record = BuildRecord(
         key=step.key,
         variant=project.pipeline.variant,
@@ -132,7 +140,7 @@ def _build(
         roles=(*(resumed.roles if resumed else ()), *map(_step_record, result.roles)),
         tools={**_stage_document(inputs)["tools"], "engine": project.engine.name,
                "strategy": result.strategy, "vaultbuild": __version__},
-        network=project.pipeline.stage(step.stage).network,
+        network=told,
         checkpoint=checkpoint,
         below_sha256=_below_sha256(project.store, checkpoint, parent),
         resumed_after=resumed.role if resumed else None,
@@ -143,11 +151,35 @@ def _build(
     return image
 
 
+def _settle_network(
+    step: Step, start: Start, staged: Path, logs: Path, place: Workplace
+) -> dict[str, Any]:
+    """Write the network lock beside the disk; return what the record says of it."""
+    stage = place.project.pipeline.stage(step.stage)
+    if place.supplies is None:
+        return {"mode": stage.reach}
+    before = network.read(start.resumed.folder / network.LOCK) if start.resumed else None
+    lock, told = place.supplies.settle(stage, logs, before)
+    network.write(staged / network.LOCK, lock)
+    for refused in lock.refused:
+        who = f"role {refused.role}" if refused.role else step.stage
+        place.reporter.warning(f"{who} asked for {refused.address}, which it may not reach")
+    return told
+
+
 def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:
     below = store.checkpoint(checkpoint) if checkpoint else parent
     if below is None:
         raise StoreError("a checkpoint vanished while its stage was built", hint="run it again")
     return below.record.disk.sha256
+
+
+def _discard_checkpoints(inputs: StageInputs, place: Workplace) -> None:
+    """Remove the checkpoints of a stage: a later run would go on from what was downloaded then."""
+    store = place.project.store
+    for _, key in inputs.roles[:-1]:
+        with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")):
+            store.discard(f"checkpoints/{key}")
 
 
 def _lock_roles(
@@ -181,8 +213,9 @@ def _start(step: Step, inputs: StageInputs, parent: Image, store: Store) -> Star
     missing = {index: key for index, (_, key) in enumerate(inputs.roles) if not present[index]}
     # After the last role comes the image itself.
     keys = {index: key for index, key in missing.items() if index < len(inputs.roles) - 1}
-    forced = any(reason.kind == "forced" for reason in step.reasons)
-    first = 0 if forced else next((i for i, there in enumerate(present) if not there), len(present))
+    first = (
+        0 if step.again else next((i for i, there in enumerate(present) if not there), len(present))
+    )
     if not first:
         return Start(parent, 0, keys)
     return Start(store.verified_checkpoint(inputs.roles[first - 1][1]), first, keys)
@@ -220,18 +253,33 @@ def _provision(
     """Run Packer on a new overlay of what the stage begins as; return what its callback did."""
     project, work = place.project, staged / "work"
     stage = project.pipeline.stage(step.stage)
-    machine = Machine(
-        disk=staged / DISK,
-        work=work,
-        logs=logs,
-        keys=make_keys(work),
-        cpus=stage.resources.cpus,
-        memory_mib=stage.resources.memory_mib,
-        forwards=_forwards(place.endpoints),
-        locks=locks,
-    )
+    with _gateway(stage, logs, place) as seen:
+        machine = Machine(
+            disk=staged / DISK,
+            work=work,
+            logs=logs,
+            keys=make_keys(work),
+            cpus=stage.resources.cpus,
+            memory_mib=stage.resources.memory_mib,
+            forwards=_forwards(seen),
+            locks=locks,
+        )
+        return _serve(step, inputs, parent, start, machine, seen, place)
+
+
+def _serve(
+    step: Step,
+    inputs: StageInputs,
+    parent: Image,
+    start: Start,
+    machine: Machine,
+    seen: Endpoints | None,
+    place: Workplace,
+) -> guest.Result:
+    project, logs = place.project, machine.logs
+    stage = project.pipeline.stage(step.stage)
     with (
-        _followed(logs / _EVENTS, place.reporter),
+        _followed(logs / events.FILE, place.reporter),
         project.engine.serve(machine, start.disk.backing) as served,
     ):
         layers = Layers(
@@ -249,9 +297,10 @@ def _provision(
             roles=start.resumed.record.roles if start.resumed else (),
             keys=start.keys,
             documents=dict(enumerate(inputs.role_documents)),
+            network=_network(stage, logs, place),
         )
-        job = replace(_job(stage, machine, place), first_role=start.index, layers=layers)
-        guest.write_job(work / "job.json", job)
+        job = replace(_job(stage, machine, seen, place), first_role=start.index, layers=layers)
+        guest.write_job(machine.work / "job.json", job)
         return run_packer(
             project,
             stage,
@@ -262,35 +311,69 @@ def _provision(
         )
 
 
-def _job(stage: Stage, machine: Machine, place: Workplace) -> guest.Job:
+def _job(stage: Stage, machine: Machine, seen: Endpoints | None, place: Workplace) -> guest.Job:
     folder = place.snapshots[stage.name]
+    at_guest = seen.seen_at(place.project.engine.guest_host, GUEST_PORTS) if seen else None
     return guest.Job(
         stage=stage.name,
         snapshot=folder,
         private_key=machine.keys.private,
         logs=machine.logs,
-        events=machine.logs / _EVENTS,
+        events=machine.logs / events.FILE,
         result=machine.work / "result.json",
         roles=tuple(
             Use(
                 use.name,
                 {**use.variables, **{name: str(folder / path) for name, path in use.paths.items()}},
+                _environment(stage, use, at_guest, place),
             )
             for use in stage.roles
         ),
-        caches=_guest_caches(place),
+        caches=_guest_caches(at_guest, place),
+        journal=machine.logs / network.JOURNAL,
         keep_failed=place.options.keep_failed,
     )
 
 
-def _guest_caches(place: Workplace) -> Caches:
-    if place.endpoints is None:
+@contextlib.contextmanager
+def _gateway(stage: Stage, logs: Path, place: Workplace) -> Iterator[Endpoints | None]:
+    """Serve the stage from the caches, and write down what it gets."""
+    if place.supplies is None:
+        yield None
+        return
+    with place.supplies.served(stage, logs / network.JOURNAL) as seen:
+        yield seen
+
+
+def _network(stage: Stage, logs: Path, place: Workplace) -> Network | None:
+    """Return what the locks of checkpoints are made from."""
+    if place.supplies is None:
+        return None
+    journal, told = logs / network.JOURNAL, logs / events.FILE
+    return Network(str(journal), str(told), place.supplies.mode(stage), place.supplies.offline)
+
+
+def _environment(
+    stage: Stage, use: RoleUse, seen: Endpoints | None, place: Workplace
+) -> dict[str, str]:
+    if seen is None or place.supplies is None:
+        return {}
+    return place.supplies.environment(stage.name, use.name, seen)
+
+
+def _guest_caches(seen: Endpoints | None, place: Workplace) -> Caches:
+    if seen is None or place.supplies is None:
         return Caches()
-    seen = place.endpoints.seen_at(place.project.engine.guest_host, GUEST_PORTS)
-    return Caches(apt_proxy=seen.apt, pip_index=seen.pypi)
+    return Caches(
+        apt_proxy=seen.urls.get("apt"),
+        pip_index=seen.urls.get("pypi"),
+        models=seen.urls.get("models"),
+        direct=f"localhost,127.0.0.1,::1,{place.project.engine.guest_host}",
+        offline=place.supplies.offline,
+    )
 
 
-def _forwards(endpoints: caches.Endpoints | None) -> tuple[Forward, ...]:
+def _forwards(endpoints: Endpoints | None) -> tuple[Forward, ...]:
     if endpoints is None:
         return ()
     return tuple(

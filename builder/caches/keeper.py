@@ -2,7 +2,7 @@
 
 ::
 
-    python -m builder.caches.keeper STATE USERS STAY LOG PORT COMMAND...
+    python -m builder.caches.keeper STATE USERS STAY LOG PORT LISTEN MODE COMMAND...
 
 Several runs of vaultbuild share one server, and any of them may be killed at any moment. So no run
 owns it. Each holds a shared lock on USERS, which the kernel gives back however the run ends; the
@@ -20,24 +20,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import process
-from builder.caches.state import State
+from builder.caches.state import State, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _GLANCE = 0.3  # seconds between two looks at the users; the price of a killed run
 _GRACE = 10
+ONLINE, OFFLINE = "online", "offline"
 
 
 def main(arguments: Sequence[str]) -> None:
     """Start the server, record it, and stop it when its time has come."""
     state, users, stay, log = (Path(word) for word in arguments[:4])
-    port, command = int(arguments[4]), arguments[5:]
+    port, listen, mode = arguments[4:7]
+    terms = Terms(int(port), listen, offline=mode == OFFLINE)
+    command = arguments[7:]
     with process.start(command, log=log) as child:
         # Only now: a blocked signal would be blocked in the server as well.
         signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        State.of_this_process(port).write(state)
+        State.of_this_process(terms).write(state)
         descriptor = os.open(users, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _watch(child, descriptor, stay)

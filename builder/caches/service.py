@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import builder
 from builder import files, ports, process
-from builder.caches.state import Places, State
+from builder.caches import keeper
+from builder.caches.state import Places, State, Terms
 from builder.errors import CommandError, HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from builder.caches.kept import Item
 
 _log = logging.getLogger(__name__)
 
@@ -50,26 +53,46 @@ class Cache(Protocol):
     def name(self) -> str:
         """The word for it in settings and messages."""
 
-    def prepare(self, places: Places, port: int) -> Launch:
-        """Write the server's configuration and return how to start it on ``port``."""
+    @property
+    def fetches(self) -> bool:
+        """Whether the server asks an upstream by itself, so that it has to be told not to."""
 
-    def url(self, port: int) -> str:
-        """Return the URL that clients use."""
+    def prepare(self, places: Places, terms: Terms) -> Launch:
+        """Write the server's configuration and return how to start it on these terms."""
+
+    def url(self, terms: Terms) -> str:
+        """Return the URL that clients on this host use."""
 
     def answers(self, url: str) -> bool:
         """Say whether such a server answers at ``url``."""
 
-    def settle(self, places: Places, port: int) -> None:
+    def settle(self, places: Places, terms: Terms) -> None:
         """Bring a server that answers into the state that builds need."""
+
+    def items(self, places: Places) -> Sequence[Item]:
+        """Return what the cache keeps, file by file."""
+
+    def drop(self, places: Places, item: Item) -> bool:
+        """Remove an item, of a cache that no run uses; say whether it is gone."""
 
 
 class Service:
     """One cache of one project, as this run of vaultbuild sees it."""
 
-    def __init__(self, cache: Cache, places: Places, *, port: int | None = None) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        places: Places,
+        *,
+        port: int | None = None,
+        listen: str | None = None,
+        offline: bool = False,
+    ) -> None:
         self.cache = cache
         self.places = places
         self._fixed = port
+        self._listen = listen or ports.LOOPBACK
+        self._offline = offline and cache.fetches
 
     @property
     def name(self) -> str:
@@ -89,7 +112,11 @@ class Service:
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:
-        """Keep the server from being stopped; stop it at the end if nobody else needs it."""
+        """Keep the server from being stopped; stop it at the end if nobody else needs it.
+
+        One that runs on other terms than are wanted now, and that nobody uses, is stopped first.
+        """
+        self._make_way()
         try:
             # A server that is just being stopped is waited for here.
             with _lock(self.places.users, fcntl.LOCK_SH):
@@ -102,22 +129,22 @@ class Service:
         with files.lock(self.places.lock):
             state = self.state
             if state is None:
-                self._launch(self._choose_port())
-            elif self._fixed not in {None, state.port}:
+                self._launch(self._choose_terms())
+            elif difference := self._difference(state):
                 _log.warning(
-                    "the %s cache already runs on port %d, not %d: it is used as it is",
-                    self.name, state.port, self._fixed,
+                    "the %s cache already runs %s, and another run uses it: it is used as it is",
+                    self.name, difference,
                 )  # fmt: skip
 
     def ready(self) -> str:
         """Wait until the server answers and return its URL. Needs :meth:`begin`."""
         for _ in range(_ATTEMPTS):
-            port = self._answering_port()
-            if port is not None:
+            terms = self._answering()
+            if terms is not None:
                 # Under the lock: two runs that start at once must not both settle it.
                 with files.lock(self.places.lock):
-                    self.cache.settle(self.places, port)
-                return self.cache.url(port)
+                    self.cache.settle(self.places, terms)
+                return self.cache.url(terms)
             self.begin()
         raise CommandError(
             f"the {self.name} cache does not start\n{_tail(self.places.log)}",
@@ -133,18 +160,43 @@ class Service:
                 return True
             if not alone or self.places.stay.exists():
                 return False
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(state.pid, signal.SIGTERM)
-            deadline = time.monotonic() + patience
-            while state.alive() and time.monotonic() < deadline:
-                time.sleep(_TICK)
-            return not state.alive()
+            return _stopped(state, patience)
+
+    @contextlib.contextmanager
+    def unused(self) -> Iterator[bool]:
+        """Keep runs from beginning to use the server; yield False where one uses it already."""
+        with _lock(self.places.users, fcntl.LOCK_EX | fcntl.LOCK_NB) as alone:
+            yield alone
+
+    def _make_way(self, *, patience: float = 15) -> None:
+        """Stop a server that runs on other terms, unless somebody uses it."""
+        if (state := self.state) is None or not self._difference(state):
+            return
+        with self.unused() as alone:
+            if alone and (state := self.state) and self._difference(state):
+                _log.info("the %s cache starts again: it runs %s", self.name,
+                          self._difference(state))  # fmt: skip
+                _stopped(state, patience)
+
+    def _difference(self, state: State) -> str | None:
+        """Say how a server that runs differs from what is wanted."""
+        if self._fixed not in {None, state.port}:
+            return f"on port {state.port}, not {self._fixed}"
+        if self._listen != state.listen:
+            return f"at {state.listen}, not {self._listen}"
+        if self._offline != state.offline:
+            modes = "offline, not online", "online, not offline"
+            return modes[self._offline]
+        return None
+
+    def _choose_terms(self) -> Terms:
+        return Terms(self._choose_port(), self._listen, self._offline)
 
     def _choose_port(self) -> int:
         port = self._fixed
         if port is None:
             return ports.free()
-        if ports.taken(port):
+        if ports.taken(port, self._listen):
             raise HostError(
                 f"port {port} for the {self.name} cache is taken by {ports.holder(port)}",
                 hint=f"stop that program, or set caches.{self.name}.port in stages/pipeline.yml "
@@ -152,19 +204,21 @@ class Service:
             )
         return port
 
-    def _launch(self, port: int) -> None:
+    def _launch(self, terms: Terms) -> None:
         places = self.places
-        launch = self.cache.prepare(places, port)
+        launch = self.cache.prepare(places, terms)
         places.state.parent.mkdir(parents=True, exist_ok=True)
         places.state.unlink(missing_ok=True)
         _rotate(places.log)
-        keeper: list[str | Path] = [
-            sys.executable, "-m", "builder.caches.keeper",
-            places.state, places.users, places.stay, places.log, str(port), *launch.command,
+        mode = keeper.OFFLINE if terms.offline else keeper.ONLINE
+        kept: list[str | Path] = [
+            sys.executable, "-m", keeper.__name__,
+            places.state, places.users, places.stay, places.log,
+            str(terms.port), terms.listen, mode, *launch.command,
         ]  # fmt: skip
         # The fork of `setsid` is what lets the keeper live on when this process is killed: every
         # program that vaultbuild starts dies with it, but not the children of that program.
-        fork = ["setsid", "--fork", *keeper]
+        fork = ["setsid", "--fork", *kept]
         package = Path(builder.__file__).parent.parent
         process.start(fork, log=places.log, cwd=package, env=launch.environment).wait(
             _KEEPER_PATIENCE
@@ -177,12 +231,12 @@ class Service:
         while not self.places.state.exists() and time.monotonic() < deadline:
             time.sleep(_TICK)
 
-    def _answering_port(self) -> int | None:
-        """Return the port once the server answers there; None when the server has ended."""
+    def _answering(self) -> Terms | None:
+        """Return the terms once the server answers on them; None when the server has ended."""
         deadline = time.monotonic() + _PATIENCE
         while (state := self.state) and time.monotonic() < deadline:
-            if self.cache.answers(self.cache.url(state.port)):
-                return state.port
+            if self.cache.answers(self.cache.url(state.terms)):
+                return state.terms
             time.sleep(_TICK)
         return None
 
@@ -200,6 +254,16 @@ def _lock(path: Path, operation: int) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)
+
+
+def _stopped(state: State, patience: float) -> bool:
+    """Ask a server's keeper to stop it; say whether it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(state.pid, signal.SIGTERM)
+    deadline = time.monotonic() + patience
+    while state.alive() and time.monotonic() < deadline:
+        time.sleep(_TICK)
+    return not state.alive()
 
 
 def _opened(path: Path) -> int:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from builder import files
+from builder import files, ports
 
 _SCHEMA = 1
 
@@ -36,20 +36,54 @@ def started(pid: int) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """How a server runs: the address and port it listens on, and whether it may ask upstream."""
+
+    port: int
+    listen: str = ports.LOOPBACK
+    offline: bool = False
+
+    @property
+    def host(self) -> str:
+        """The address at which this host reaches the server."""
+        return _EVERYWHERE.get(self.listen, self.listen)
+
+    @property
+    def root(self) -> str:
+        """The URL at which this host reaches the server."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+# Who listens on all addresses listens on the loopback's as well.
+_EVERYWHERE = {"0.0.0.0": ports.LOOPBACK, "::": "::1"}  # noqa: S104 - compared, not bound to
+
+
+@dataclass(frozen=True, slots=True)
 class State:
-    """A server that was started: ``pid`` is its keeper's."""
+    """A server that was started: ``pid`` is its keeper's, the rest are its :class:`Terms`."""
 
     pid: int
     started: int
     boot: str
     port: int
+    listen: str = ports.LOOPBACK
+    offline: bool = False
     schema: int = _SCHEMA
 
     @classmethod
-    def of_this_process(cls, port: int) -> Self:
-        """Describe this process as the keeper of a server on ``port``."""
+    def of_this_process(cls, terms: Terms) -> Self:
+        """Describe this process as the keeper of a server that runs on ``terms``."""
         pid = os.getpid()
-        return cls(pid=pid, started=started(pid) or 0, boot=boot_id(), port=port)
+        return cls(
+            pid=pid, started=started(pid) or 0, boot=boot_id(),
+            port=terms.port, listen=terms.listen, offline=terms.offline,
+        )  # fmt: skip
+
+    @property
+    def terms(self) -> Terms:
+        """How the server runs."""
+        return Terms(self.port, self.listen, self.offline)
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -77,11 +111,12 @@ class Places:
     name: str
     etc: Path
     var: Path
+    folder: str | None = None
 
     @property
     def content(self) -> Path:
         """What the server downloaded, and its rendered configuration."""
-        return self.var / self.name
+        return self.var / (self.folder or self.name)
 
     @property
     def log(self) -> Path:

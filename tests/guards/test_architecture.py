@@ -8,28 +8,29 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record vm_options urls
+    errors suggest events checks in_guest record vm_options archive urls
     process files yamlfile schema hcl ports transient
-    digest memo failures history texts scratch breaker partial routes
+    digest memo failures history texts scratch network breaker partial routes
     transfer
     fetch
-    config template store disks caches monitor outcome
-    settings packer engines holdings
+    config template store disks caches monitor outcome model_lock suites pins
+    settings packer engines holdings requirements_in
     resolve ssh kvm prune
     pipeline provision
     checkpoints
-    inputs sources guest doctor
+    inputs sources guest doctor gateway
     verify
     plan clones
-    estimate needs
+    estimate moved needs
     live reporter
+    supplies
     report
     stream timing project
-    publish packing
-    stage_build
+    publish packing upstream
+    stage_build relock
     build shell watch
     cli_options
-    cli_host cli_desk
+    cli_cache cli_host cli_desk cli_lock cli_plan
     cli
     __main__
 """

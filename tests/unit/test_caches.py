@@ -15,8 +15,8 @@ from builder.caches.pypi import pip_settings
 from builder.errors import ProjectError
 
 OWN = Endpoints(
-    apt="http://127.0.0.1:20001",
-    pypi="http://127.0.0.1:20002/root/pypi/+simple/",
+    {"apt": "http://127.0.0.1:20001", "pypi": "http://127.0.0.1:20002/vaultbuild/private/+simple/"},
+    stale={"apt": "http://127.0.0.1:20003"},
 )
 
 
@@ -31,13 +31,15 @@ def test_the_engines_learn_which_ports_to_forward():
     ("url", "port"), [("http://cache", 80), ("https://cache/x", 443), ("http://cache:3142/", 3142)]
 )
 def test_a_url_without_a_port_has_its_scheme_s(url, port):
-    assert Endpoints(apt=url, pypi=url).addresses["apt"] == Address("cache", port)
+    assert Endpoints({"apt": url}).addresses["apt"] == Address("cache", port)
 
 
 def test_a_guest_sees_the_same_paths_at_another_host():
     assert OWN.seen_at("10.0.2.100") == Endpoints(
-        apt="http://10.0.2.100:20001",
-        pypi="http://10.0.2.100:20002/root/pypi/+simple/",
+        {
+            "apt": "http://10.0.2.100:20001",
+            "pypi": "http://10.0.2.100:20002/vaultbuild/private/+simple/",
+        }
     )
 
 
@@ -50,7 +52,7 @@ TEAM = {"apt": {"url": "http://cache:3142"}, "pypi": {"url": "http://cache/index
 
 def test_given_urls_are_used_and_nothing_is_started(tmp_path):
     with caches.running(TEAM, tmp_path) as endpoints:
-        assert endpoints == Endpoints(apt=TEAM["apt"]["url"], pypi=TEAM["pypi"]["url"])
+        assert endpoints == Endpoints({name: each["url"] for name, each in TEAM.items()})
     assert not list(tmp_path.iterdir())
 
 
@@ -61,10 +63,8 @@ def test_a_project_without_configuration_of_the_caches_is_told_so(tmp_path):
 
 def test_what_does_not_run_is_stopped(tmp_path):
     (tmp_path / "cache/etc").mkdir(parents=True)
-    assert caches.status({}, tmp_path) == [
-        Status("apt", "stopped", None),
-        Status("pypi", "stopped", None),
-    ]
+    assert caches.status({}, tmp_path) == [Status(name, "stopped", None) for name in caches.NAMES]
+    assert caches.status({}, tmp_path, ["isos"]) == [Status("isos", "stopped", None)]
 
 
 @pytest.fixture
@@ -90,12 +90,15 @@ def team_cache():
 
 def test_a_remote_cache_is_asked(team_cache, tmp_path):
     settings = {"apt": {"url": team_cache}, "pypi": {"url": f"{team_cache}/root/pypi/+simple/"}}
-    assert [status.state for status in caches.status(settings, tmp_path)] == ["remote", "remote"]
+    assert [status.state for status in caches.status(settings, tmp_path, settings)] == [
+        "remote",
+        "remote",
+    ]
 
 
 def test_a_remote_cache_that_does_not_answer_is_unreachable(tmp_path):
     settings = {name: {"url": "http://127.0.0.1:9"} for name in ("apt", "pypi")}
-    assert {status.state for status in caches.status(settings, tmp_path)} == {"unreachable"}
+    assert {status.state for status in caches.status(settings, tmp_path, settings)} == {"unreachable"}
 
 
 def test_a_proxy_of_the_environment_is_not_used_for_caches(team_cache, monkeypatch):

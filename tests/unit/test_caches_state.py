@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
-from builder.caches.state import State, boot_id, started
+from builder.caches.state import State, Terms, boot_id, started
 
 
 @pytest.fixture
 def mine():
-    return State.of_this_process(3142)
+    return State.of_this_process(Terms(3142, offline=True))
 
 
 def test_what_is_written_is_read_back(mine, tmp_path):

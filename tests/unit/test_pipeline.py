@@ -117,7 +117,14 @@ def test_defaults_of_settings_are_filled_in(project):
         "hold": [],
         "cmdline": "console=tty0 console=ttyS0,115200",
     }
-    assert pipeline.caches == {name: {"url": None, "port": None} for name in ("apt", "pypi")}
+    own = {"url": None, "port": None, "listen": None}
+    assert pipeline.caches == {
+        "apt": {**own, "mirrors": {}},
+        "pypi": own,
+        "wheels": own,
+        "isos": {**own, "ttl": 72 * 3600},
+        "models": {**own, "ttl": 72 * 3600, "upstream": None},
+    }
     assert pipeline.resources == Resources(cpus=2, memory_mib=4096, disk_bytes=8 * 2**30)
 
 
