@@ -98,7 +98,9 @@ def test_a_remote_cache_is_asked(team_cache, tmp_path):
 
 def test_a_remote_cache_that_does_not_answer_is_unreachable(tmp_path):
     settings = {name: {"url": "http://127.0.0.1:9"} for name in ("apt", "pypi")}
-    assert {status.state for status in caches.status(settings, tmp_path, settings)} == {"unreachable"}
+    assert {status.state for status in caches.status(settings, tmp_path, settings)} == {
+        "unreachable"
+    }
 
 
 def test_a_proxy_of_the_environment_is_not_used_for_caches(team_cache, monkeypatch):
