@@ -102,7 +102,8 @@ class Server:
         if method not in {"GET", "HEAD"}:
             return Response(status=405, text="nothing can be written here\n", allow="GET, HEAD")
         if path == "/":
-            return document({"vaultbuild": self._kind, "schema": 1})
+            # How whoever started it knows it again.
+            return Response(text=f"vaultbuild {self._kind}\n", content_type="text/plain")
         return self._serve(path)
 
     def _wheels(self, path: str) -> Response | FileApp:

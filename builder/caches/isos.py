@@ -25,6 +25,7 @@ from builder.urls import redacted
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from builder.caches import kept
     from builder.caches.shelf import Downloads
     from builder.fetch import Answer, Got
 
@@ -103,24 +104,27 @@ def ensure(
 def items(folder: Path) -> list[shelf.Item]:
     """Return each file of the cache; ``folder`` is the project's ``cache/var``."""
     store = Shelf("isos", folder)
-    found = []
-    for place in sorted(path for path in store.folder.glob("*") if path.is_dir()):
-        whole = [path for path in place.iterdir() if shelf.is_whole(path)]
-        lock_file = store.lock_file(place.name)
-        stamp = Stamp.read(place / STAMP)
-        found.append(
-            shelf.Item(
-                cache="isos",
-                place=str(place.relative_to(folder)),
-                digest=place.name,
-                bytes=sum(path.stat().st_size for path in whole),
-                used=max(shelf.last_used(path, lock_file) for path in (whole or [place])),
-                checked=stamp.checked if stamp else None,
-                partial_bytes=shelf.partial_bytes(place),
-                held=files.is_locked(lock_file),
-            )
-        )
-    return found
+    return [_item(store, path) for path in sorted(store.folder.glob("*")) if path.is_dir()]
+
+
+def drop(folder: Path, item: kept.Item) -> bool:
+    """Remove a file with all that is beside it; say whether it is gone."""
+    return shelf.drop(folder, item, [Shelf("isos", folder).lock_file(Path(item.place).name)])
+
+
+def _item(store: Shelf, place: Path) -> shelf.Item:
+    whole = [path for path in place.iterdir() if shelf.is_whole(path)]
+    stamp, begun = Stamp.read(place / STAMP), shelf.partial_bytes(place)
+    return shelf.Item(
+        cache="isos",
+        place=str(place.relative_to(store.var)),
+        digest=place.name,
+        bytes=sum(path.stat().st_size for path in whole) + begun,
+        used=shelf.last_used(*(whole or [place]), store.lock_file(place.name)),
+        checked=stamp.checked if stamp else None,
+        partial_bytes=begun,
+        held=files.is_locked(store.lock_file(place.name)),
+    )
 
 
 def _confirmed(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from builder.caches import kept
     from builder.caches.hub import Hub
     from builder.caches.shelf import Downloads
 
@@ -274,48 +275,55 @@ def items(folder: Path) -> list[shelf.Item]:
     """
     store = Shelf("models", folder)
     seen: set[Path] = set()
-    found = []
-    for pinned in sorted(path.parent for path in store.folder.glob(f"pinned/*/*/{_FILES}")):
-        repo = store.folder / "hub" / pinned.parent.name
-        snapshot = repo / "snapshots" / pinned.name
-        wanted = pinned_files(pinned)
-        blobs = {(snapshot / path).resolve() for path in wanted} - seen
-        seen |= blobs
-        stamp = Stamp.read(pinned / STAMP)
-        locks = [store.lock_file(file.sha256) for file in wanted.values()]
-        found.append(
-            shelf.Item(
-                cache="models",
-                place=str(snapshot.relative_to(folder)),
-                digest=pinned.name,
-                bytes=sum(blob.stat().st_size for blob in blobs if blob.is_file()),
-                used=max([shelf.last_used(pinned / _FILES, lock) for lock in locks], default=0.0),
-                checked=stamp.checked if stamp else None,
-                partial_bytes=_partials(repo, seen),
-                held=any(files.is_locked(lock) for lock in locks),
-                parts=(str(pinned.relative_to(folder)), *_unshared(folder, repo, snapshot, blobs)),
-            )
-        )
-    return found
+    return [_item(store, file.parent, seen) for file in _manifests(store)]
 
 
-def _partials(repo: Path, seen: set[Path]) -> int:
-    """Return what beginnings take, once for each repository."""
-    place = repo / "blobs"
-    if place in seen:
-        return 0
-    seen.add(place)
-    return shelf.partial_bytes(place)
+def drop(folder: Path, item: kept.Item) -> bool:
+    """Remove a commit, and the blobs that no other one has; say whether it is gone."""
+    store = Shelf("models", folder)
+    pinned = _pinned_of(store, folder / item.place)
+    locks = [store.lock_file(file.sha256) for file in pinned_files(pinned).values()]
+    # Looked up now: since the item was looked at, another commit may have come to share a blob.
+    repo = store.folder / "hub" / pinned.parent.name
+    parts = (*_unshared(folder, repo, folder / item.place), str(pinned.relative_to(folder)))
+    return shelf.drop(folder, replace(item, parts=parts), locks)
 
 
-def _unshared(folder: Path, repo: Path, snapshot: Path, blobs: set[Path]) -> list[str]:
+def _manifests(store: Shelf) -> list[Path]:
+    return sorted(store.folder.glob(f"pinned/*/*/{_FILES}"))
+
+
+def _pinned_of(store: Shelf, snapshot: Path) -> Path:
+    return store.folder / "pinned" / snapshot.parent.parent.name / snapshot.name
+
+
+def _item(store: Shelf, pinned: Path, seen: set[Path]) -> shelf.Item:
+    repo = store.folder / "hub" / pinned.parent.name
+    snapshot = repo / "snapshots" / pinned.name
+    wanted = pinned_files(pinned)
+    blobs = {(snapshot / path).resolve() for path in wanted} - seen
+    begun = 0 if repo in seen else shelf.partial_bytes(repo / "blobs")
+    seen |= {*blobs, repo}
+    stamp = Stamp.read(pinned / STAMP)
+    locks = [store.lock_file(file.sha256) for file in wanted.values()]
+    return shelf.Item(
+        cache="models",
+        place=str(snapshot.relative_to(store.var)),
+        digest=pinned.name,
+        bytes=sum(blob.stat().st_size for blob in blobs if blob.is_file()) + begun,
+        used=shelf.last_used(pinned / _FILES, *locks),
+        checked=stamp.checked if stamp else None,
+        partial_bytes=begun,
+        held=any(files.is_locked(lock) for lock in locks),
+    )
+
+
+def _unshared(folder: Path, repo: Path, snapshot: Path) -> list[str]:
     """Return the blobs that go when a commit goes: those that no other one has."""
-    others = {
-        path.resolve()
-        for path in repo.glob("snapshots/*/**/*")
-        if path.is_symlink() and not path.is_relative_to(snapshot)
-    }
-    return sorted(str(blob.relative_to(folder.resolve())) for blob in blobs - others)
+    links = {path for path in repo.glob("snapshots/*/**/*") if path.is_symlink()}
+    mine = {path for path in links if path.is_relative_to(snapshot)}
+    blobs = {path.resolve() for path in mine} - {path.resolve() for path in links - mine}
+    return sorted(str(blob.relative_to(folder.resolve())) for blob in blobs)
 
 
 def asdict_of(file: ModelFile) -> dict[str, Any]:

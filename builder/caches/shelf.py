@@ -19,14 +19,15 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from builder import files
+from builder.caches import kept
 from builder.digest import digest_file
 from builder.errors import VaultbuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from builder.fetch import Answer, Got
 
@@ -237,106 +238,31 @@ def growing(progress: Callable[[int], None] | None) -> Callable[[int], None] | N
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One artefact: ``place`` is relative to ``cache/var``; ``used`` and ``checked`` are times.
+class Item(kept.Item):
+    """One artefact. ``digest`` names it, ``checked`` is when upstream last confirmed it.
 
-    ``parts`` are the places that go with it.
+    ``partial_bytes`` are those of a download that is not finished; ``bytes`` has them too.
     """
 
-    cache: str
-    place: str
-    digest: str
-    bytes: int
-    used: float
+    digest: str = ""
     checked: float | None = None
     partial_bytes: int = 0
-    held: bool = False
-    parts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Holds:
-    """What a cache holds: ``oldest`` is when what lay longest unused was last used."""
-
-    count: int
-    bytes: int
-    oldest: float | None
-    stale: int
-    partial_bytes: int
+def stale(items: Iterable[Item], *, ttl: float, now: float) -> list[Item]:
+    """Return what upstream did not confirm within its time to live."""
+    return [item for item in items if not Stamp("", item.checked).fresh(ttl, now)]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What happens to an artefact, and why."""
+def drop(var: Path, item: kept.Item, locks: Sequence[Path]) -> bool:
+    """Remove an artefact unless somebody works on it, or did since; say whether it is gone.
 
-    item: Item
-    action: Literal["keep", "remove"]
-    reason: str
-
-
-def holds(items: Sequence[Item], *, ttl: float | None, now: float) -> Holds:
-    """Count what a cache has; without a ``ttl`` nothing gets stale."""
-    whole = [item for item in items if item.bytes]
-    return Holds(
-        count=len(whole),
-        bytes=sum(item.bytes for item in items),
-        oldest=min((item.used for item in whole), default=None),
-        stale=sum(
-            1 for item in whole
-            if ttl is not None and not Stamp("", item.checked).fresh(ttl, now)
-        ),
-        partial_bytes=sum(item.partial_bytes for item in items),
-    )  # fmt: skip
-
-
-def decide(
-    items: Sequence[Item],
-    *,
-    now: float,
-    current: Collection[str] | None = None,
-    older_than: float | None = None,
-    max_bytes: int | None = None,
-) -> tuple[Choice, ...]:
-    """Say of each artefact whether it stays. What is in use, or ``current`` (digests), stays.
-
-    Without a rule, what is not current goes; with ``older_than`` seconds what was not used since,
-    with ``max_bytes`` what was not used for longest, until the rest fits.
+    ``locks`` are what is locked by whoever works on it.
     """
-    known = current or ()
-    choices: dict[str, Choice] = {}
-    free = []
-    for item in sorted(items, key=lambda each: (each.used, each.place)):
-        if item.held or item.digest in known:
-            reason = "in use" if item.held else "current"
-            choices[item.place] = Choice(item, "keep", reason)
-        else:
-            free.append(item)
-    over = sum(_size(item) for item in items) - max_bytes if max_bytes is not None else 0
-    for item in free:
-        goes = _why_it_goes(item, now, current, older_than, over if max_bytes is not None else None)
-        over -= _size(item) if goes else 0
-        choices[item.place] = Choice(item, "remove" if goes else "keep", goes or "not long unused")
-    return tuple(choices[item.place] for item in items)
-
-
-def _why_it_goes(
-    item: Item,
-    now: float,
-    current: Collection[str] | None,
-    older_than: float | None,
-    over: int | None,
-) -> str | None:
-    if older_than is None and over is None:
-        return None if current is None else "no stage of the project names it"
-    if older_than is not None and now - item.used > older_than:
-        return "not used for longer than asked for"
-    return "to make the cache fit" if over is not None and over > 0 else None
-
-
-def remove(var: Path, item: Item, lock_file: Path) -> bool:
-    """Remove an artefact unless somebody works on it; say whether it is gone."""
-    with files.try_lock(lock_file) as alone:
-        if not alone:
+    with contextlib.ExitStack() as stack:
+        if not all(stack.enter_context(files.try_lock(lock)) for lock in locks):
+            return False
+        if any(last_used(lock) > item.used for lock in locks):
             return False
         for place in (item.place, *item.parts):
             path = var / place
@@ -347,12 +273,12 @@ def remove(var: Path, item: Item, lock_file: Path) -> bool:
     return True
 
 
-def last_used(path: Path, lock_file: Path) -> float:
+def last_used(*paths: Path) -> float:
     """Return when an artefact was last used: locking it leaves its time on the lock's file."""
     times = []
-    for each in (path, lock_file):
+    for path in paths:
         with contextlib.suppress(OSError):
-            times.append(each.stat().st_mtime)
+            times.append(path.stat().st_mtime)
     return max(times, default=0.0)
 
 
@@ -380,7 +306,3 @@ def relative_link(link: Path, target: Path) -> None:
     aside.unlink(missing_ok=True)
     aside.symlink_to(wanted)
     aside.replace(link)
-
-
-def _size(item: Item) -> int:
-    return item.bytes + item.partial_bytes

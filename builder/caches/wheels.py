@@ -16,27 +16,27 @@ then needs the index as well.
 from __future__ import annotations
 
 import json
-import logging
+import shutil
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from builder import files
 from builder.caches import shelf
 from builder.caches.requirements import parse_lock
 from builder.caches.shelf import Shelf
-from builder.digest import digest_bytes, digest_file
+from builder.digest import digest_bytes
 from builder.transient import PermanentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from packaging.tags import Tag
 
+    from builder.caches import kept
     from builder.caches.requirements import Locked
     from builder.caches.shelf import Downloads
-
-_log = logging.getLogger(__name__)
 
 _SCHEMA = 1
 _HOUSE = "house.json"
@@ -337,41 +337,36 @@ def listing(house: Path) -> dict[str, tuple[Path, str]]:
 
 
 def items(folder: Path) -> list[shelf.Item]:
-    """Return each wheel and each house of the cache below ``folder``."""
+    """Return each wheel; ``folder`` is the project's ``cache/var``."""
     store = Shelf("wheels", folder)
-    found = [_item(store, path) for path in sorted(store.folder.glob("files/*"))]
-    for house in sorted(store.folder.glob("houses/*")):
-        lock_file = store.lock_file(house.name)
-        found.append(
-            shelf.Item(
-                cache="wheels",
-                place=str(house.relative_to(folder)),
-                digest=house.name,
-                bytes=0,
-                used=shelf.last_used(house / _HOUSE, lock_file),
-                held=files.is_locked(lock_file),
-            )
-        )
-    return found
+    return [_item(store, path) for path in sorted(store.folder.glob("files/*"))]
 
 
-def digests(folder: Path, locks: Collection[str]) -> set[str]:
-    """Return what belongs to the lock files of these digests: their houses, and what is in them."""
-    houses = [folder / "wheels" / "houses" / lock for lock in locks]
-    return {*locks, *(digest for house in houses for _, digest in listing(house).values())}
+def drop(folder: Path, item: kept.Item) -> bool:
+    """Remove a wheel, and the houses that have none left; say whether it is gone.
+
+    A house that has others is filled again when a build asks for it.
+    """
+    store = Shelf("wheels", folder)
+    gone = shelf.drop(folder, item, [store.lock_file(PurePath(item.place).name)])
+    for house in store.folder.glob("houses/*") if gone else ():
+        with files.try_lock(store.lock_file(house.name)) as alone:
+            if alone and not any(path.is_file() for path, _ in listing(house).values()):
+                shutil.rmtree(house)
+    return gone
 
 
 def _item(store: Shelf, place: Path) -> shelf.Item:
     whole = [path for path in place.iterdir() if shelf.is_whole(path)]
-    lock_file = store.lock_file(place.name)
+    begun = shelf.partial_bytes(place)
     return shelf.Item(
         cache="wheels",
         place=str(place.relative_to(store.var)),
         digest=place.name,
-        bytes=sum(path.stat().st_size for path in whole),
-        used=max(shelf.last_used(path, lock_file) for path in (whole or [place])),
-        partial_bytes=shelf.partial_bytes(place),
-        held=files.is_locked(lock_file),
+        bytes=sum(path.stat().st_size for path in whole) + begun,
+        used=shelf.last_used(*(whole or [place]), store.lock_file(place.name)),
+        partial_bytes=begun,
+        held=files.is_locked(store.lock_file(place.name)),
     )
 
 
@@ -428,8 +423,3 @@ def _short(version: str) -> str:
     """Return the first two numbers of a Debian version: ``3.13`` of ``3.13.5-1``."""
     upstream = version.rpartition(":")[2].partition("-")[0].partition("+")[0]
     return ".".join(upstream.split(".")[:2])
-
-
-def digest_of(lock: Path) -> str:
-    """Return the digest that names the house of a lock file."""
-    return digest_file(lock)

@@ -312,8 +312,7 @@ def test_what_there_is_and_what_goes(ensure, hub, commit, var):
     found = {item.digest: item for item in models.items(var)}
     assert found.keys() == {commit, second}
     assert sum(item.bytes for item in found.values()) == len(WEIGHTS) + len(b'{"a": 1}') + 2
-    store = shelf.Shelf("models", var)
-    assert shelf.remove(var, found[commit], store.lock_file(commit))
+    assert models.drop(var, found[commit])
     assert [item.digest for item in models.items(var)] == [second]
     (got,) = ensure(second, offline=True)
     assert (got.folder / "onnx/model.onnx").read_bytes() == WEIGHTS

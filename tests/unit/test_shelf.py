@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -135,79 +137,37 @@ def test_progress_adds_up_over_files_that_begin_again():
 # --- what may go ----------------------------------------------------------------------------------
 
 
-def item(name, size=10, used=0.0, **more):
-    return Item("isos", f"isos/{name}", name, size, used, **more)
-
-
-ITEMS = [
-    item("a", used=1),
-    item("b", used=2),
-    item("c", used=3, partial_bytes=5),
-    item("d", used=4, held=True),
-]
-
-
-def goes(**rules):
-    found = shelf.decide(ITEMS, now=10.0, **rules)
-    assert [choice.item for choice in found] == ITEMS
-    return {choice.item.digest for choice in found if choice.action == "remove"}
-
-
-@pytest.mark.parametrize(
-    ("rules", "gone"),
-    [
-        ({}, set()),
-        ({"current": {"a"}}, {"b", "c"}),
-        ({"current": set()}, {"a", "b", "c"}),
-        ({"older_than": 7.5}, {"a", "b"}),
-        ({"older_than": 7.5, "current": {"a"}}, {"b"}),
-        ({"max_bytes": 45}, set()),
-        ({"max_bytes": 44}, {"a"}),
-        ({"max_bytes": 44, "current": {"a"}}, {"b"}),
-        ({"max_bytes": 0}, {"a", "b", "c"}),
-        ({"max_bytes": 25, "older_than": 8.5}, {"a", "b"}),
-    ],
-)
-def test_what_goes(rules, gone):
-    assert goes(**rules) == gone
-
-
-def test_every_choice_has_a_reason():
-    reasons = {c.item.digest: c.reason for c in shelf.decide(ITEMS, now=10.0, current={"c"})}
-    assert reasons == {
-        "a": "no stage of the project names it",
-        "b": "no stage of the project names it",
-        "c": "current",
-        "d": "in use",
-    }
-
-
-def test_what_a_cache_holds():
-    items = [
-        item("a", used=5.0, checked=100.0),
-        item("b", used=4.0),
-        item("c", size=0, partial_bytes=3),
-    ]
-    held = shelf.holds(items, ttl=50.0, now=120.0)
-    assert (held.count, held.bytes, held.oldest, held.stale, held.partial_bytes) == (
-        2,
-        20,
-        4.0,
-        1,
-        3,
-    )
-    assert shelf.holds(items, ttl=None, now=120.0).stale == 0
-    assert shelf.holds([], ttl=1.0, now=0.0).oldest is None
-
-
-def test_what_is_in_use_is_not_removed(store, path, tmp_path):
+@pytest.fixture
+def item(path):
     path.write_bytes(GOOD)
-    one = Item("isos", f"isos/{SHA256}", SHA256, 4, 0.0)
-    with lock(store.lock_file(SHA256)):
-        assert not shelf.remove(tmp_path, one, store.lock_file(SHA256))
-    assert path.exists()
-    assert shelf.remove(tmp_path, one, store.lock_file(SHA256))
+    path.with_name("checked.json").write_text("{}")
+    return Item("isos", f"isos/{SHA256}", 4, used=time.time() + 5, digest=SHA256, checked=100.0)
+
+
+def test_what_is_dropped_is_gone_with_all_that_is_beside_it(store, item, tmp_path, path):
+    assert shelf.drop(tmp_path, item, [store.lock_file(SHA256)])
     assert not path.parent.exists()
+
+
+def test_what_is_in_use_is_not_dropped(store, item, tmp_path, path):
+    with lock(store.lock_file(SHA256)):
+        assert not shelf.drop(tmp_path, item, [store.lock_file("other"), store.lock_file(SHA256)])
+    assert path.exists()
+
+
+def test_what_was_used_since_it_was_looked_at_is_not_dropped(store, item, tmp_path, path):
+    with lock(store.lock_file(SHA256)):
+        pass
+    os.utime(store.lock_file(SHA256), (item.used + 1, item.used + 1))
+    assert not shelf.drop(tmp_path, item, [store.lock_file(SHA256)])
+    assert path.exists()
+
+
+def test_what_upstream_did_not_confirm(item):
+    assert shelf.stale([item], ttl=50.0, now=120.0) == []
+    assert shelf.stale([item], ttl=50.0, now=150.0) == [item]
+    never = Item("isos", "isos/x", 4, used=0.0)
+    assert shelf.stale([never], ttl=50.0, now=0.0) == [never]
 
 
 def test_offline_errors_say_what_is_missing_and_what_to_type():
