@@ -77,13 +77,13 @@ def _carry_out(
     options: Options,
 ) -> Image:
     project.store.sweep()
-    works = any(step.action != "reuse" for step in plan.steps)
+    works = [step.stage for step in plan.steps if step.action != "reuse"]
     if works:
         project.packer.require_plugins(project.engine.name)
         _require_space(project)
     with (
         _snapshots(plan, lineage, project) as inputs_of,
-        _supplies(project, reporter, options, wanted=works) as supplies,
+        _supplies(project, reporter, options, works) as supplies,
     ):
         place = Workplace(project, reporter, options, supplies, inputs_of)
         image: Image | None = None
@@ -145,16 +145,24 @@ def _snapshots(
 
 @contextlib.contextmanager
 def _supplies(
-    project: Project, reporter: Reporter, options: Options, *, wanted: bool
+    project: Project, reporter: Reporter, options: Options, works: Sequence[str]
 ) -> Iterator[Supplies | None]:
     """Have the caches answer, and what the stages need of them ready."""
-    if not wanted:
+    if not works:
         yield None
         return
+    from builder.needs import needs_of  # late: what reuses everything needs nothing
+    from builder.provide import Means, names_for, of_stages, provide
+
     reporter.doing("starting the caches")
-    pipeline = project.pipeline
-    with caches.running(pipeline.caches, project.folder, offline=options.offline) as endpoints:
-        yield Supplies(pipeline, project.var, endpoints, reporter, offline=options.offline)
+    pipeline, offline = project.pipeline, options.offline
+    needs = of_stages(needs_of(pipeline, project.packages_below), works)
+    with caches.running(
+        pipeline.caches, project.folder, names=names_for(needs), offline=offline
+    ) as endpoints:
+        means = Means(project.folder, endpoints, pipeline.caches, reporter.note, offline=offline)
+        done = provide(needs, means)
+        yield Supplies(pipeline, project.var, endpoints, reporter, offline, done.houses)
 
 
 @contextlib.contextmanager
@@ -299,7 +307,12 @@ def _make_source(
     journal = logs / network.JOURNAL
     try:
         with supplies.served(None, journal) as seen:
-            make_source(pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs)
+            image = make_source(
+                pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs,
+                offline=supplies.offline,
+            )  # fmt: skip
+        if image:
+            supplies.note_image(image, journal)
     except VaultbuildError as error:
         network.blame(error, network.read_journal(journal))
         raise
