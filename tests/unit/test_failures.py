@@ -123,8 +123,7 @@ RETRIED = "WARNING: Retrying (Retry(total=0, connect=None)) after connection bro
         ),
         ("E: Failed to fetch http://m/a  503  Service Unavailable", "apt-cache-error"),
         (
-            "Failed to fetch http://m/a  File has unexpected size (1 != 2). Mirror sync in pro"
-            "gress",
+            "http://m/a  File has unexpected size (1 != 2). Mirror sync in progress",
             "mirror-in-sync",
         ),
         ("E: Failed to fetch http://m/a  Hash Sum mismatch", "mirror-in-sync"),
