@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from builder import __version__, caches, files, network, texts
 from builder.errors import HostError, VaultbuildError
 from builder.inputs import snapshot
+from builder.patience import Patience, persevere
 from builder.record import BuildRecord, utc_now
 from builder.reporter import Tee
 from builder.sources import make_source
@@ -246,7 +247,11 @@ def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplac
         started = time.monotonic()
         source = None if parent else _source(inputs, place, again=step.moved)
         with _below(parent or source, place) as (below, held):
-            image = build_stage(step, inputs, below, (lock, held), place)
+            image = persevere(
+                lambda: build_stage(step, inputs, below, (lock, held), place),
+                Patience(attempts=place.options.attempts),
+                reporter.warning,
+            )
     reporter.stage_finished(step, image.record, time.monotonic() - started)
     return image
 
@@ -302,8 +307,7 @@ def _make_source(
     pipeline: Pipeline, staged: Path, key: str, logs: Path, place: Workplace
 ) -> dict[str, Any]:
     """Make the root disk; write its network lock; return what its record says of the network."""
-    supplies = place.supplies
-    assert supplies is not None, "a source is made in a run that builds"  # noqa: S101
+    supplies = place.outside
     journal = logs / network.JOURNAL
     try:
         with supplies.served(None, journal) as seen:

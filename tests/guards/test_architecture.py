@@ -10,7 +10,7 @@ from pathlib import Path
 LAYERS = """
     errors suggest events checks in_guest record vm_options archive urls
     process files yamlfile schema hcl ports suites transient
-    digest memo failures history texts scratch network breaker partial routes
+    digest memo failures history texts scratch network breaker partial routes patience
     transfer
     fetch
     config template store disks caches monitor outcome model_lock pins
@@ -22,11 +22,11 @@ LAYERS = """
     verify warm
     plan clones
     estimate moved needs
-    live reporter
+    live reporter provide
     supplies
     report
     stream timing project
-    publish packing upstream
+    publish packing upstream stage_network
     stage_build relock
     build shell watch
     cli_options
