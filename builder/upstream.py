@@ -118,8 +118,8 @@ def refresh(
         return known
     asking = _Asking(project.pipeline, project.folder, sources(), memory)
     found = Refresh(utc_now(), tuple(asking.moved(lineage)), tuple(asking.unknown))
-    settled = moves.settle(found, memory.refresh, memory.rebuilt(disks))
-    memory.keep(settled, disks)
+    settled = moves.settle(found, memory.refresh, memory.renewed(asking.seen))
+    memory.keep(settled, disks, asking.outdated)
     return settled
 
 
@@ -159,6 +159,9 @@ class _Asking:
 
     def __init__(self, pipeline: Pipeline, folder: Path, sources: Sources, memory: _Memory) -> None:
         self.unknown: list[Unknown] = []
+        # By stage, digests of lists of packages: what it saw, and what of that is old now.
+        self.seen: dict[str, set[str]] = {}
+        self.outdated: dict[str, set[str]] = {}
         self._pipeline = pipeline
         self._folder = folder
         self._sources = sources
@@ -193,34 +196,41 @@ class _Asking:
     # --- packages ---
 
     def _packages(self, lineage: Sequence[Built]) -> Iterator[Moved]:
-        handed: tuple[Handed, ...] = ()
+        seen: dict[str, moves.Suite] = {}
         bootstrapped = self._pipeline.source.kind == "bootstrap"
         for each, packages in moves.brought(lineage, bootstrapped=bootstrapped):
-            handed += each.all_handed
-            seen = moves.suites_of(handed)
+            seen = moves.suites_of(each.all_handed, seen)
+            self.seen[each.stage] = {
+                digest
+                for suite in seen.values()
+                for lists in suite.lists.values()
+                for digest in lists
+            }
+            self.outdated[each.stage] = set()
             missing = _missing_lock(each, bootstrapped=bootstrapped and each is lineage[0])
             if missing:
                 self._note(each.stage, missing)
             if packages and seen:
-                offers = [offer for suite in seen.values() for offer in self._offers(suite)]
+                offers = [
+                    offer for suite in seen.values() for offer in self._offers(each.stage, suite)
+                ]
                 pinned = moves.pinned_by(
                     self._pipeline.source.settings, self._pipeline.variables_of(each.stage)
                 )
                 epochs = each.packages is not None
                 yield from moves.moved_packages(each.stage, packages, offers, pinned, epochs=epochs)
 
-    def _offers(self, suite: moves.Suite) -> list[tuple[bool, Package]]:
+    def _offers(self, stage: str, suite: moves.Suite) -> list[tuple[bool, Package]]:
         """Return what lists offer that are not those which the stage saw."""
         found: list[tuple[bool, Package]] = []
         with self._asked(shown(suite.url)):
             current = self._suites.release(suite.url)
-            if current.sha256 in suite.digests:
+            if suite.digests == {current.sha256}:
                 return []
-            for folder, digests in suite.lists.items():
-                forms = {each.sha256 for each in current.release.packages_in(folder)}
-                if not forms & digests:
-                    offered = self._suites.packages(current, folder)
-                    found += [(current.release.optional, package) for package in offered]
+            for folder, old in suite.outdated(current.release).items():
+                offered = self._suites.packages(current, folder)
+                found += [(current.release.optional, package) for package in offered]
+                self.outdated[stage] |= old
         return found
 
     # --- the image that the root starts from ---
@@ -329,25 +339,37 @@ class _Memory:
         known = self._whole.get(variant, {})
         self.seen: dict[str, dict[str, str]] = dict(known.get("seen", {}))
         self.disks: dict[str, str] = dict(known.get("disks", {}))
+        self.outdated = {stage: set(old) for stage, old in known.get("outdated", {}).items()}
         self.refresh: Refresh | None = None
         with contextlib.suppress(KeyError, TypeError):
             self.refresh = Refresh.from_json(known["refresh"])
 
     def recent(self, disks: Mapping[str, str], max_age: float) -> Refresh | None:
         """Return the last answer, if it is about these images and young enough."""
-        if self.refresh is None or self.rebuilt(disks):
+        if self.refresh is None or self.disks != disks:
             return None
         asked = time.strptime(self.refresh.asked, "%Y-%m-%dT%H:%M:%SZ")
         age = time.time() - _seconds(asked)
         return self.refresh if 0 <= age <= max_age else None
 
-    def rebuilt(self, disks: Mapping[str, str]) -> set[str]:
-        """Return the stages whose image is another than at that time."""
-        return {stage for stage, disk in disks.items() if self.disks.get(stage) != disk}
+    def renewed(self, seen: Mapping[str, set[str]]) -> set[str]:
+        """Return the stages that saw nothing any more of what was old at that time.
 
-    def keep(self, found: Refresh, disks: Mapping[str, str]) -> None:
+        An image that is another need not be of newer packages: one that was forced stands on the
+        old root disk, one that was resumed on an old checkpoint.
+        """
+        return {stage for stage, old in self.outdated.items() if not seen.get(stage, set()) & old}
+
+    def keep(
+        self, found: Refresh, disks: Mapping[str, str], outdated: Mapping[str, set[str]]
+    ) -> None:
         """Write down what was said."""
-        told = {"refresh": found.to_json(), "disks": dict(disks), "seen": self.seen}
+        told = {
+            "refresh": found.to_json(),
+            "disks": dict(disks),
+            "outdated": {stage: sorted(old) for stage, old in outdated.items()},
+            "seen": self.seen,
+        }
         document = {**self._whole, "schema": moves.SCHEMA, self._variant: told}
         files.write_json(self._path, document, durable=False)
 
