@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _FILE = "refresh.json"
 _SUMS = "SHA256SUMS"
 _SHOWN_DIGITS = 12
+_MOST_TOLD = 300  # characters of an error, which may have the last lines of a program
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class _Asking:
         try:
             yield
         except VaultbuildError as error:
-            self._note(what, error.message.splitlines()[0])
+            self._note(what, " ".join(error.message.split())[:_MOST_TOLD])
 
     def _note(self, what: str, why: str) -> None:
         """Tell it once: several stages may see one suite."""
