@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__, caches, files, network, texts
-from builder.errors import HostError
+from builder.errors import HostError, VaultbuildError
 from builder.inputs import snapshot
 from builder.record import BuildRecord, utc_now
 from builder.reporter import Tee
@@ -296,8 +296,13 @@ def _make_source(
     """Make the root disk; write its network lock; return what its record says of the network."""
     supplies = place.supplies
     assert supplies is not None, "a source is made in a run that builds"  # noqa: S101
-    with supplies.served(None, logs / network.JOURNAL) as seen:
-        make_source(pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs)
+    journal = logs / network.JOURNAL
+    try:
+        with supplies.served(None, journal) as seen:
+            make_source(pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs)
+    except VaultbuildError as error:
+        network.blame(error, network.read_journal(journal))
+        raise
     lock, told = supplies.settle(None, logs)
     network.write(staged / network.LOCK, lock)
     return told

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import os
-import sys
 from typing import Any
 
 UPSTREAM = "VAULTBUILD_PYPI_UPSTREAM"
@@ -52,4 +51,4 @@ def basic(credentials: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     port, listen, mode = arguments[4:7]
     terms = Terms(int(port), listen, offline=mode == OFFLINE)
     command = arguments[7:]
-    with process.start(command, log=log) as child:
+    # Whoever started this process chose its environment for the server.
+    with process.start(command, log=log, env=os.environ) as child:
         # Only now: a blocked signal would be blocked in the server as well.
         signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)

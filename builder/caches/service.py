@@ -148,7 +148,7 @@ class Service:
             self.begin()
         raise CommandError(
             f"the {self.name} cache does not start\n{_tail(self.places.log)}",
-            hint=f"vaultbuild doctor; {self.places.content} may be deleted: only time is lost",
+            hint=f"vaultbuild doctor; what was fetched into {self.places.content} may be deleted",
             log=self.places.log,
         )
 

@@ -45,6 +45,8 @@ _NOT_HANDED_BACK = {
     "accept-ranges", "content-length",
 }  # fmt: skip
 _FORBIDDEN = 403
+# How caches say, without an upstream, that they do not have something.
+_MISSING = {404, 410, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
             before = keeper.state(url)
         started = time.monotonic()
         source, answer = self._answered(url)
+        if self._port.rules.offline and (answer is None or answer.status in _MISSING):
+            self._port.journal.write("missing", cache=self._port.cache, url=url)
         if answer is None:
             self._say(503, source)
             return

@@ -19,9 +19,9 @@ LAYERS = """
     pipeline provision
     checkpoints
     inputs sources guest doctor gateway
-    verify
+    verify warm
     plan clones
-    estimate moved
+    estimate moved needs
     live reporter
     supplies
     report
