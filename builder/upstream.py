@@ -19,13 +19,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from builder import files, model_lock, network, requirements_in
+from builder import files, models_in, network, requirements_in
 from builder import moved as moves
+from builder.caches.models_lock import parse_lock
 from builder.errors import HostError, VaultbuildError
 from builder.moved import Built, Moved, Refresh, Unknown
 from builder.record import utc_now
 from builder.suites import Suites
 from builder.transient import PermanentError
+from builder.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,13 +58,14 @@ class Sources:
     reads: Reads
     packages: Reads
     resolve: Callable[[requirements_in.Pair], str]
-    hub: Callable[[], str]
+    hub: Callable[[], models_in.Hub]
 
 
 def sources_of(project: Project, *, told: Callable[[str], None]) -> Sources:
     """Return what a project asks upstream through; ``told`` hears of every retry."""
     from builder.breaker import Breakers  # late: HTTP clients take longer than a plan
     from builder.caches.apt import upstream_proxy
+    from builder.caches.hub import Hub
     from builder.caches.pypi import pip_settings
     from builder.fetch import Fetcher
 
@@ -83,16 +86,8 @@ def sources_of(project: Project, *, told: Callable[[str], None]) -> Sources:
         reads=Fetcher(breakers=breakers, told=told),
         packages=Fetcher(breakers=breakers, told=told, environment=environment),
         resolve=resolve,
-        hub=lambda: _hub(caches.get("models", {})),
+        hub=lambda: Hub(caches.get("models", {}).get("upstream"), breakers=breakers, told=told),
     )
-
-
-def _hub(settings: Mapping[str, Any]) -> str:
-    if url := settings.get("upstream") or os.environ.get("HF_ENDPOINT"):
-        return str(url)
-    from huggingface_hub.constants import ENDPOINT  # late: only who has models needs it
-
-    return ENDPOINT
 
 
 def refresh(
@@ -178,7 +173,7 @@ class _Asking:
             for pair in requirements_in.pairs_in(self._folder):
                 if pair.lock.is_relative_to(stage.folder):
                     yield from self._wheels(stage.name, pair)
-            for lock in model_lock.locks_in(self._folder, stage.folder):
+            for lock in models_in.locks_in(self._folder, stage.folder):
                 yield from self._models(stage.name, lock)
 
     @contextlib.contextmanager
@@ -224,7 +219,7 @@ class _Asking:
     def _offers(self, stage: str, suite: moves.Suite) -> list[tuple[bool, Package]]:
         """Return what lists offer that are not those which the stage saw."""
         found: list[tuple[bool, Package]] = []
-        with self._asked(shown(suite.url)):
+        with self._asked(redacted(suite.url)):
             current = self._suites.release(suite.url)
             if suite.digests == {current.sha256}:
                 return []
@@ -241,7 +236,7 @@ class _Asking:
         url = settings.get("url")
         if not url or urlsplit(url).scheme not in {"http", "https"}:
             return
-        with self._asked(shown(url)):
+        with self._asked(redacted(url)):
             name, wanted = posixpath.basename(urlsplit(url).path), settings["sha256"]
             listed = checksum_beside(url, self._sources.reads)
             if listed is None:
@@ -280,14 +275,15 @@ class _Asking:
                     yield Moved(stage, "wheels", what, before, after, pinned=True)
 
     def _models(self, stage: str, lock: Path) -> Iterator[Moved]:
-        content = (self._folder / lock).read_bytes()
-        for (repo, revision), commit in model_lock.read_commits(lock, content).items():
-            with self._asked(f"{repo} of {lock}"):
-                wish = model_lock.Wish(repo, revision, ())
-                now = model_lock.commit_of(wish, self._sources.hub(), self._sources.reads)
-                if now != commit:
-                    before, after = commit[:_SHOWN_DIGITS], now[:_SHOWN_DIGITS]
-                    yield Moved(stage, "model", f"{repo} of {lock}", before, after, pinned=True)
+        for model in parse_lock(lock, (self._folder / lock).read_bytes()).models:
+            if model.revision in {None, model.commit}:
+                continue
+            with self._asked(f"{model.repo} of {lock}"):
+                now = self._sources.hub().commit_of(model.repo, str(model.revision))
+                if now != model.commit:
+                    before, after = model.commit[:_SHOWN_DIGITS], now[:_SHOWN_DIGITS]
+                    what = f"{model.repo} of {lock}"
+                    yield Moved(stage, "model", what, before, after, pinned=True)
 
 
 def _missing_lock(each: Built, *, bootstrapped: bool) -> str | None:
@@ -319,12 +315,6 @@ def checksum_beside(url: str, reads: Reads) -> str | None:
         if file.lstrip(" *").removeprefix("./") == name:
             return digest.lower()
     return None
-
-
-def shown(url: str) -> str:
-    """Return a URL without user and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -46,6 +46,12 @@ class Web:
         return Answered(headers=self.heads[url])
 
 
+class Hub:
+    def commit_of(self, repo, revision):
+        assert (repo, revision) == ("org/name", "main")
+        return "2" * 40
+
+
 class Place:
     """A project with images, and an upstream that answers from ``web.pages``."""
 
@@ -89,7 +95,7 @@ class Place:
             self.web,
             self.web,
             lambda pair: self.resolved[pair.lock.name],
-            lambda: "http://hub.example",
+            Hub,
         )
         inputs = project.inputs("final")
         return upstream.refresh(project, inputs, sources=lambda: sources, **other)
@@ -260,11 +266,10 @@ def test_wheels_and_models_are_told_as_pinned(built, project, archives):
         "stages/final/requirements.in": "numpy\n",
         "stages/final/requirements.lock": "numpy==2.5.5 \\\n    --hash=sha256:aa\nold==1\n",
         "stages/final/models.lock":
-            "models: [{repo: org/name, revision: main, commit: '1111111111111111'}]\n",
+            "schema: 1\nmodels: [{repo: org/name, revision: main, commit: '" + "1" * 40 +
+            "', files: {x: {sha256: '" + "2" * 64 + "', size: 1}}}]\n",
     })  # fmt: skip
     built.resolved["requirements.lock"] = "numpy==2.5.6 \\\n    --hash=sha256:bb\n"
-    page = "http://hub.example/api/models/org/name/revision/main?blobs=true"
-    archives.pages[page] = json.dumps({"sha": "2222222222222222"}).encode()
     found = built.ask()
     lock = "stages/final/requirements.lock"
     assert found.moved == (
