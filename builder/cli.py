@@ -215,7 +215,7 @@ def _make(
 
     name = project.target(stage)
     inputs = project.inputs(name)
-    found = asking.ask(project, inputs, reporter)
+    found = asking.ask(project, inputs, reporter, offline=options.offline)
     decided = project.plan(name, inputs, force=force, moved=found.reasons if found else None)
     return carry_out(decided, inputs, project, reporter, options)
 

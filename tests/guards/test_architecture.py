@@ -13,8 +13,8 @@ LAYERS = """
     digest memo failures history texts scratch network breaker partial routes patience
     transfer
     fetch
-    config template store disks caches monitor outcome model_lock pins
-    settings packer engines holdings requirements_in
+    config template store disks caches monitor outcome pins
+    settings packer engines holdings requirements_in models_in
     resolve ssh kvm prune
     pipeline provision
     checkpoints

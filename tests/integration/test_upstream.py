@@ -164,6 +164,12 @@ def test_new_pins_are_shown_and_written(run, archives, server, built):
     assert (again.exit_code, again.stdout) == (0, "")
 
 
+def test_asking_offline_is_refused(run):
+    done = run("stage", "base", "--refresh", "--offline", "--engine", "nspawn")
+    assert done.exit_code == 3
+    assert "cannot be asked offline" in done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [["plan", "--max-age", "1h"], ["plan", "--refresh", "--max-age", "soon"],
