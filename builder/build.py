@@ -11,16 +11,18 @@ import contextlib
 import itertools
 import shutil
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from builder import __version__, caches, files, texts
-from builder.errors import HostError
+from builder import __version__, caches, files, network, texts
+from builder.errors import HostError, VaultbuildError
 from builder.inputs import snapshot
+from builder.patience import Patience, persevere
 from builder.record import BuildRecord, utc_now
 from builder.reporter import Tee
 from builder.sources import make_source
 from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder
 from builder.store import DISK, Image
+from builder.supplies import Supplies
 from builder.timing import Timekeeper
 from builder.verify import require_passed, verdict_path, verify
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from builder.engines import Engine
     from builder.inputs import StageInputs
+    from builder.pipeline import Pipeline
     from builder.plan import Plan, Step
     from builder.project import Project
     from builder.reporter import Reporter
@@ -75,15 +78,15 @@ def _carry_out(
     options: Options,
 ) -> Image:
     project.store.sweep()
-    works = any(step.action != "reuse" for step in plan.steps)
+    works = [step.stage for step in plan.steps if step.action != "reuse"]
     if works:
         project.packer.require_plugins(project.engine.name)
         _require_space(project)
     with (
         _snapshots(plan, lineage, project) as inputs_of,
-        _caches(project, reporter, wanted=works) as endpoints,
+        _supplies(project, reporter, options, works) as supplies,
     ):
-        place = Workplace(project, reporter, options, endpoints, inputs_of)
+        place = Workplace(project, reporter, options, supplies, inputs_of)
         image: Image | None = None
         for number, (step, inputs) in enumerate(zip(plan.steps, lineage, strict=True), 1):
             reporter.stage_started(step, number, len(plan.steps))
@@ -142,15 +145,25 @@ def _snapshots(
 
 
 @contextlib.contextmanager
-def _caches(
-    project: Project, reporter: Reporter, *, wanted: bool
-) -> Iterator[caches.Endpoints | None]:
-    if not wanted:
+def _supplies(
+    project: Project, reporter: Reporter, options: Options, works: Sequence[str]
+) -> Iterator[Supplies | None]:
+    """Have the caches answer, and what the stages need of them ready."""
+    if not works:
         yield None
         return
+    from builder.needs import needs_of  # late: what reuses everything needs nothing
+    from builder.provide import Means, names_for, of_stages, provide
+
     reporter.doing("starting the caches")
-    with caches.running(project.pipeline.caches, project.folder) as endpoints:
-        yield endpoints
+    pipeline, offline = project.pipeline, options.offline
+    needs = of_stages(needs_of(pipeline, project.packages_below), works)
+    with caches.running(
+        pipeline.caches, project.folder, names=names_for(needs), offline=offline
+    ) as endpoints:
+        means = Means(project.folder, endpoints, pipeline.caches, reporter.note, offline=offline)
+        done = provide(needs, means)
+        yield Supplies(pipeline, project.var, endpoints, reporter, offline, done.houses)
 
 
 @contextlib.contextmanager
@@ -223,19 +236,22 @@ def _judge(
 def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplace) -> Image:
     """Return the stage's image, from the store or built now."""
     store, reporter = place.project.store, place.reporter
-    forced = any(reason.kind == "forced" for reason in step.reasons)
     if step.action == "reuse" and (image := store.find(step.key)):
         reporter.stage_reused(step)
         return image
     with store.locked(step.key, waiting=lambda who: reporter.note(f"waiting for {who}")) as lock:
-        if not forced and (image := store.find(step.key)):
+        if not step.again and (image := store.find(step.key)):
             reporter.stage_reused(step)
             return image
         store.clear(step.key)
         started = time.monotonic()
-        source = None if parent else _source(inputs, place)
+        source = None if parent else _source(inputs, place, again=step.moved)
         with _below(parent or source, place) as (below, held):
-            image = build_stage(step, inputs, below, (lock, held), place)
+            image = persevere(
+                lambda: build_stage(step, inputs, below, (lock, held), place),
+                Patience(attempts=place.options.attempts),
+                reporter.warning,
+            )
     reporter.stage_finished(step, image.record, time.monotonic() - started)
     return image
 
@@ -252,20 +268,22 @@ def _below(image: Image | None, place: Workplace) -> Iterator[tuple[Image, int]]
         yield store.verified(image.key), lock
 
 
-def _source(inputs: StageInputs, place: Workplace) -> Image:
-    """Return the disk that the root stage starts from, making it when the store has none."""
+def _source(inputs: StageInputs, place: Workplace, *, again: bool) -> Image:
+    """Return the disk that the root stage starts from, making it when the store has none.
+
+    ``again`` makes it in any case: the packages that it was made from have moved.
+    """
     store, key = place.project.store, inputs.keys[0]
     with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")):
-        if found := store.find(key):
+        if not again and (found := store.find(key)):
             return found
         store.clear(key)
         pipeline = place.project.pipeline
         place.reporter.source_started(pipeline.source.kind)
         started = time.monotonic()
         logs = log_folder(place.project, "source", key)
-        proxy = place.endpoints.apt if place.endpoints else None
         with store.staging() as staged:
-            make_source(pipeline, staged / DISK, identity=key, apt_proxy=proxy, logs=logs)
+            told = _make_source(pipeline, staged, key, logs, place)
             disk = disk_record(staged / DISK)
             shutil.copytree(logs, staged / "logs")
             record = BuildRecord(
@@ -278,7 +296,30 @@ def _source(inputs: StageInputs, place: Workplace) -> Image:
                 parent=None,
                 disk=disk,
                 tools={"vaultbuild": __version__},
+                network=told,
             )
-            image = store.commit(staged, record)
+            image = store.commit(staged, record, replace=again)
         place.reporter.source_finished(image.record)
         return image
+
+
+def _make_source(
+    pipeline: Pipeline, staged: Path, key: str, logs: Path, place: Workplace
+) -> dict[str, Any]:
+    """Make the root disk; write its network lock; return what its record says of the network."""
+    supplies = place.outside
+    journal = logs / network.JOURNAL
+    try:
+        with supplies.served(None, journal) as seen:
+            image = make_source(
+                pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs,
+                offline=supplies.offline,
+            )  # fmt: skip
+        if image:
+            supplies.note_image(image, journal)
+    except VaultbuildError as error:
+        network.blame(error, network.read_journal(journal))
+        raise
+    lock, told = supplies.settle(None, logs)
+    network.write(staged / network.LOCK, lock)
+    return told

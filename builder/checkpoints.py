@@ -14,11 +14,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, in_guest, monitor
+from builder import __version__, digest, disks, events, in_guest, monitor, network
 from builder.errors import StoreError
 from builder.provision import source_of_in_guest
 from builder.record import BuildRecord, DiskRecord, StepRecord, utc_now
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from builder.ssh import Link
 
 _PATIENCE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where it stands what the guest was given, and what the lock says of the stage's network."""
+
+    journal: str
+    events: str
+    mode: str
+    offline: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,7 @@ class Layers:
     roles: tuple[StepRecord, ...]
     keys: Mapping[int, str]
     documents: Mapping[int, Mapping[str, Any]]
+    network: Network | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that :meth:`from_json` reads."""
@@ -64,6 +75,7 @@ class Layers:
             **{name: getattr(self, name) for name in self.__slots__},
             **{name: str(getattr(self, name)) for name in _PATHS},
             "roles": [_fields(role) for role in self.roles],
+            "network": asdict(self.network) if self.network else None,
         }
 
     @classmethod
@@ -75,6 +87,7 @@ class Layers:
                 **{name: Path(document[name]) for name in _PATHS},
                 **{name: _numbered(document[name]) for name in ("keys", "documents")},
                 "roles": tuple(StepRecord(**role) for role in document["roles"]),
+                "network": Network(**document["network"]) if document["network"] else None,
             }
         )
 
@@ -157,12 +170,31 @@ class Checkpoints:
         )
         with self._store.staging() as staged:
             os.link(disk, staged / DISK)
+            if lock := self._lock():
+                network.write(staged / network.LOCK, lock)
             kept = self._store.commit(staged, record)
         if kept.record.disk != record.disk:
             # The layer on top stands on what was to be there.
             raise StoreError(f"another run made {place_of(record)} at the same time")
         self._below, self._below_sha256 = key, sha256
         disk.unlink()
+
+    def _lock(self) -> network.NetworkLock | None:
+        """Return what the network gave up to now, with what it gave before this run."""
+        here = self._layers.network
+        if here is None:
+            return None
+        before = None
+        if (resumed := self._layers.resumed_from) and (image := self._store.checkpoint(resumed)):
+            before = network.read(image.folder / network.LOCK)
+        told = Path(here.events)
+        return network.lock_of(
+            network.read_journal(Path(here.journal)),
+            mode=here.mode,
+            offline=here.offline,
+            events=events.read(told) if told.exists() else (),
+            before=before,
+        )
 
 
 def _numbered(document: Mapping[str, Any]) -> dict[int, Any]:

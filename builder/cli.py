@@ -7,7 +7,6 @@ are late, so that ``plan`` and ``--help`` start fast.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from builder import __version__
 from builder.cli_cache import cache
 from builder.cli_desk import render, shell, watch_stage
 from builder.cli_host import doctor
+from builder.cli_lock import lock
 from builder.cli_options import (
     Command,
     Settings,
@@ -28,11 +28,13 @@ from builder.cli_options import (
     engine_option,
     events_option,
     json_option,
+    offline_option,
     output_option,
     stage_argument,
     stage_names,
     variant_option,
 )
+from builder.cli_plan import Asking, asking_option, plan
 from builder.errors import Interrupted, VaultbuildError, host_error
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_WORK = 4
 _STOPS = b"\nstopping in good order; a second signal (Ctrl-C) kills what still runs\n"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -141,56 +142,7 @@ def _project_above(folder: Path) -> Path:
     return next(found, folder)
 
 
-@main.command()
-@stage_argument
-@variant_option
-@engine_option
-@json_option
-@click.option("--detailed-exitcode", is_flag=True, help="Exit 4 when there is work, 0 when none.")
-@click.option(
-    "--against",
-    metavar="KEY",
-    help="What would run if the build whose key begins so were all there is: how they differ.",
-)
-@click.pass_context
-def plan(
-    ctx: click.Context,
-    stage: str | None,
-    variant: str | None,
-    engine: str,
-    *,
-    as_json: bool,
-    detailed_exitcode: bool,
-    against: str | None,
-) -> None:
-    """Show what would run and why; touches nothing. With -v, role by role and line by line.
-
-    \b
-    Examples:
-      vaultbuild plan frameworks
-      vaultbuild -v plan frameworks --against 3f2a91
-    """
-    from builder import report
-    from builder.estimate import Estimate, plan_document
-
-    # A plan makes a hundred thousand small things, needs them all, and ends: nothing to collect.
-    gc.disable()
-    ctx.call_on_close(gc.enable)
-    project = ctx.obj.project(variant, engine)
-    name = project.target(stage)
-    inputs = project.inputs(name)
-    decided = project.plan_against(name, against) if against else project.plan(name, inputs)
-    # A comparison runs nothing: it takes no time and is no work.
-    estimate = Estimate() if against else project.estimate(decided, inputs)
-    detailed_exitcode = detailed_exitcode and not against
-    if as_json:
-        report.emit_json(plan_document(decided, estimate))
-    else:
-        lines_of = project.changed_lines if ctx.obj.verbosity > 0 else None
-        since = project.dates(decided)
-        for line in report.plan_lines(decided, since, estimate, lines_of=lines_of):
-            report.emit(line)
-    ctx.exit(_WORK if detailed_exitcode and decided.has_work else 0)
+main.add_command(plan)
 
 
 @main.command()
@@ -204,7 +156,9 @@ def plan(
     is_flag=True,
     help="Build it, from its first role, although it is there. What stands on it goes.",
 )
+@asking_option
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
+@offline_option
 @click.option("--watch", is_flag=True, help="Build again whenever a file is saved.")
 @click.pass_obj
 def stage(
@@ -216,7 +170,9 @@ def stage(
     as_json: bool,
     events: Path | None,
     force: bool,
+    asking: Asking,
     keep_failed: bool,
+    offline: bool,
     watch: bool,
 ) -> None:
     """Make a stage's image, with what it needs, check it, and print its path.
@@ -230,13 +186,15 @@ def stage(
     from builder.stage_build import Options
 
     if watch:
-        if as_json or events or force:
-            raise click.UsageError("--watch does not go with --json, --events or --force")
-        watch_stage(settings, stage, variant, engine, keep_failed=keep_failed)
-    options = Options(keep_failed=keep_failed)
+        if as_json or events or force or asking.refresh:
+            others = "--json, --events, --force or --refresh"
+            raise click.UsageError(f"--watch does not go with {others}")
+        flags = {"--keep-failed": keep_failed, "--offline": offline}
+        watch_stage(settings, stage, variant, engine, flags=[f for f, on in flags.items() if on])
+    options = Options(keep_failed=keep_failed, offline=offline)
     with settings.telling("stage", events) as reporter:
         project = settings.project(variant, engine)
-        image = _make(project, stage, reporter, options, force=force)
+        image = _make(project, stage, reporter, options, asking, force=force)
     if as_json:
         name = image.record.stage
         report.emit_json({"schema": 1, "stage": name, "key": image.key, "disk": str(image.disk)})
@@ -249,6 +207,7 @@ def _make(
     stage: str | None,
     reporter: Reporter,
     options: Options,
+    asking: Asking,
     *,
     force: bool = False,
 ) -> Image:
@@ -256,7 +215,8 @@ def _make(
 
     name = project.target(stage)
     inputs = project.inputs(name)
-    decided = project.plan(name, inputs, force=force)
+    found = asking.ask(project, inputs, reporter)
+    decided = project.plan(name, inputs, force=force, moved=found.reasons if found else None)
     return carry_out(decided, inputs, project, reporter, options)
 
 
@@ -267,7 +227,9 @@ def _make(
 @output_option
 @compression_option
 @events_option
+@asking_option
 @click.option("--keep-failed", is_flag=True, help="Keep the disk of a stage that fails.")
+@offline_option
 @click.pass_obj
 def build(
     settings: Settings,
@@ -278,24 +240,28 @@ def build(
     output: Path | None,
     compression: str,
     events: Path | None,
+    asking: Asking,
     keep_failed: bool,
+    offline: bool,
 ) -> None:
     """Build the last stage of the chosen variants and all it stands on, verified and published.
 
     \b
-    Example:
+    Examples:
       vaultbuild build --variant debian-13
+      vaultbuild build --refresh
+      vaultbuild build --offline                from the caches alone
     """
     from builder.stage_build import Options
 
-    options = Options(keep_failed=keep_failed)
+    options = Options(keep_failed=keep_failed, offline=offline)
     releases = []
     with settings.telling("build", events) as reporter:
         for variant in variants or (None,):
             project = settings.project(variant, engine)
             for name in project.aside():
                 reporter.warning(f"{name} is left out: {project.target(None)} does not stand on it")
-            image = _make(project, None, reporter, options)
+            image = _make(project, None, reporter, options, asking)
             releases.append(_publish(project, image, reporter, output, compression))
     _emit_releases(releases, as_json=as_json)
 
@@ -418,6 +384,7 @@ def show(
       vaultbuild show frameworks --json
     """
     from builder import report
+    from builder.upstream import remembered
 
     project = settings.project(variant, engine)
     image = project.image(project.target(stage))
@@ -428,9 +395,12 @@ def show(
         return
     for line in report.record_lines(image, verdict):
         report.emit(line)
+    if known_upstream := remembered(project, image):
+        report.emit(f"upstream  {known_upstream.about(image.record.stage)}")
 
 
 main.add_command(render)
 main.add_command(shell)
 main.add_command(cache)
 main.add_command(doctor)
+main.add_command(lock)

@@ -11,6 +11,8 @@ import click
 from builder.cli_options import Command, Settings, engine_option, stage_names, variant_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from builder.process import Child
 
 
@@ -73,7 +75,7 @@ def shell(
 
 
 def watch_stage(
-    settings: Settings, stage: str, variant: str | None, engine: str, *, keep_failed: bool
+    settings: Settings, stage: str, variant: str | None, engine: str, *, flags: Sequence[str]
 ) -> NoReturn:
     """Run ``vaultbuild stage`` again and again, as files are saved, until a signal comes."""
     from builder import process
@@ -83,7 +85,7 @@ def watch_stage(
     argv += [("-v" if settings.verbosity > 0 else "-q")] * abs(settings.verbosity)
     argv += ["stage", stage, "--engine", engine]
     argv += ["--variant", variant] if variant else []
-    argv += ["--keep-failed"] if keep_failed else []
+    argv += flags
 
     def start() -> Child:
         return process.start_here(argv, env={"PYTHONPATH": str(Path(__file__).parents[1])})

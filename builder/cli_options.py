@@ -128,6 +128,13 @@ events_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write everything that happens to FILE, as JSON lines (docs/events.md).",
 )
+offline_option = click.option(
+    "--offline",
+    is_flag=True,
+    envvar="VAULTBUILD_OFFLINE",
+    show_envvar=True,
+    help="Make do with what the caches have: nothing outside this host is asked.",
+)
 stage_argument = click.argument("stage", required=False, shell_complete=stage_names)
 
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 SCHEMA = 1
+FILE = "events.jsonl"
+"""The file's name, among a run's logs."""
 _POLL_SECONDS = 0.1
 
 

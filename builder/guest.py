@@ -11,11 +11,12 @@ import json
 import signal
 import sys
 import threading
+import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import ssh
+from builder import network, ssh
 from builder.checkpoints import Checkpoints, Layers
 from builder.engines import Endpoint
 from builder.errors import (
@@ -64,6 +65,8 @@ class Job:
     layers: Layers | None = None
     """What checkpoints are made of; None for a disk that nobody can freeze."""
     keep_failed: bool = False
+    journal: Path | None = None
+    """What the gateway writes down; see :mod:`builder.network`."""
 
 
 @dataclass(slots=True)
@@ -100,8 +103,8 @@ def read_job(path: Path) -> Job:
     document = json.loads(path.read_text(encoding="utf-8"))
     if document.pop("schema") != SCHEMA:
         raise VaultbuildError(f"{path} was written by another version of vaultbuild")
-    for name in ("snapshot", "private_key", "logs", "events", "result"):
-        document[name] = Path(document[name])
+    for name in ("snapshot", "private_key", "logs", "events", "result", "journal"):
+        document[name] = Path(document[name]) if document[name] else None
     document["roles"] = tuple(Use(**role) for role in document["roles"])
     document["caches"] = Caches(**document["caches"])
     document["layers"] = Layers.from_json(document["layers"]) if document["layers"] else None
@@ -184,13 +187,26 @@ def _run_roles(
     for index, use in list(enumerate(job.roles))[job.first_role :]:
         if stop.is_set():
             raise Interrupted(f"{job.stage}: stopped before role {use.name}")
-        done = provisioner.run(index, use)
+        with _network_blamed(job):
+            done = provisioner.run(index, use)
         result.roles.append(_role(done))
         if disk is None:
             continue
         if (seconds := disk.after_role(index, done)) is not None:
             events.write("checkpoint_made", use.name, seconds=seconds)
         result.top, result.checkpoint = str(disk.top), disk.stands_on
+
+
+@contextlib.contextmanager
+def _network_blamed(job: Job) -> Iterator[None]:
+    """Say of a role that failed what it asked for in vain: mostly it failed because of that."""
+    started = round(time.time(), 3)
+    try:
+        yield
+    except ProvisionError as error:
+        journal = network.read_journal(job.journal) if job.journal else ()
+        network.blame(error, journal, started, stage=job.stage, role=error.role)
+        raise
 
 
 @contextlib.contextmanager

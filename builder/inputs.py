@@ -251,7 +251,9 @@ class _Reading:
             "parent": parent,
             "stage": stage.name,
             "engine": self._tools.engine,
-            "network": stage.network,
+            "network": {"mode": stage.network, "hosts": sorted(stage.hosts)}
+            if stage.hosts
+            else stage.network,
             "template": template.digest,
             "files": _entries(self._cache, [*shared, *_names(template.files)]),
             "tools": dict(self._tools.versions),

@@ -70,7 +70,10 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A named step whose result is an image. ``folder`` and ``template`` are project-relative."""
+    """A named step whose result is an image. ``folder`` and ``template`` are project-relative.
+
+    ``hosts`` are names that its roles may reach beside the caches.
+    """
 
     name: str
     parent: str | None
@@ -79,6 +82,12 @@ class Stage:
     network: Network
     resources: Resources
     folder: Path
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def reach(self) -> str:
+        """In a word, what its roles may reach: caches, hosts or open."""
+        return "hosts" if self.hosts and self.network == "caches" else self.network
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +230,7 @@ def _stage(document: Mapping[str, Any]) -> Stage:
         network=cast("Network", document["network"]),
         resources=_resources(document["resources"]),
         folder=Path(document["folder"]),
+        hosts=tuple(document["hosts"]),
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from builder.digest import canonical, digest_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
     from builder.inputs import StageInputs
 
@@ -26,8 +26,8 @@ SCHEMA: Final = 1
 
 Action = Literal["reuse", "build", "resume"]
 Kind = Literal[
-    "never-built", "image-missing", "forced", "check", "parent", "source", "template", "engine",
-    "network", "tool", "file", "variable", "role-added", "role-removed", "role-order",
+    "never-built", "image-missing", "forced", "upstream", "check", "parent", "source", "template",
+    "engine", "network", "tool", "file", "variable", "role-added", "role-removed", "role-order",
     "earlier-role", "checkpoint-missing",
 ]  # fmt: skip
 
@@ -90,6 +90,16 @@ class Step:
     verify: bool
     resume_from: str | None = None
 
+    @property
+    def again(self) -> bool:
+        """Whether it is built, from its first role, although its image may be there."""
+        return self.moved or any(reason.kind == "forced" for reason in self.reasons)
+
+    @property
+    def moved(self) -> bool:
+        """Whether what it is made of moved upstream: what was downloaded for it is old, too."""
+        return any(reason.kind == "upstream" for reason in self.reasons)
+
     def to_json(self) -> dict[str, Any]:
         """Return the step as ``plan --json`` tells it."""
         return {
@@ -129,22 +139,25 @@ def make_plan(
     verdicts: Container[str] = frozenset(),
     checkpoints: Container[str] = frozenset(),
     force: Container[str] = frozenset(),
+    moved: Mapping[str, Sequence[Reason]] | None = None,
 ) -> Plan:
     """Decide what happens to each stage of ``lineage``, parents first.
 
     ``present``: keys of the images in the store. ``last``: by stage, the documents of its last
     build. ``verdicts``: keys of the images that passed the checks as they are now.
     ``checkpoints``: keys of the roles that can be resumed after. ``force``: stages to build
-    whether or not they are there.
+    whether or not they are there. ``moved``: by stage, what moved upstream since it was built; its
+    checkpoints are as old as its image.
     """
+    again = {inputs.stage: _again(inputs.stage, force, moved or {}) for inputs in lineage}
     steps: list[Step] = []
     for inputs in lineage:
         parent = steps[-1] if steps else None
-        stale = _staleness(inputs, parent, present, last.get(inputs.stage), force)
+        stale = _staleness(inputs, parent, present, last.get(inputs.stage), again[inputs.stage])
         if stale is None:
             steps.append(_reuse(inputs, verdicts))
         else:
-            fresh = inputs.stage in force or (parent is not None and parent.action != "reuse")
+            fresh = again[inputs.stage] or (parent is not None and parent.action != "reuse")
             steps.append(_build(inputs, stale, frozenset() if fresh else checkpoints))
     return Plan(variant, tuple(steps))
 
@@ -168,12 +181,20 @@ def explain(step: Step, *, since: str | None = None) -> str:
 # --- the decision ---------------------------------------------------------------------------------
 
 
+def _again(
+    stage: str, force: Container[str], moved: Mapping[str, Sequence[Reason]]
+) -> tuple[Reason, ...]:
+    """Return why a stage is to be built whether or not it is there."""
+    forced = (Reason("forced", stage),) if stage in force else ()
+    return (*moved.get(stage, ()), *forced)
+
+
 def _staleness(
     inputs: StageInputs,
     parent: Step | None,
     present: Container[str],
     last: Documents | None,
-    force: Container[str],
+    again: Sequence[Reason],
 ) -> tuple[Reason, ...] | None:
     """Return why the stage's image cannot be used as it is; None when it can."""
     # An overlay is worth what it lies on: below a parent built anew, the same key is no image.
@@ -183,9 +204,7 @@ def _staleness(
     told = any(reason.kind in {"parent", "never-built"} for reason in reasons)
     if parent is not None and replaced and not told:
         reasons.append(Reason("parent", parent.stage, parent.key, parent.key))
-    if inputs.stage in force:
-        reasons.append(Reason("forced", inputs.stage))
-    return tuple(reasons) or None
+    return (*reasons, *again) or None
 
 
 def _reuse(inputs: StageInputs, verdicts: Container[str]) -> Step:
@@ -212,7 +231,7 @@ def _build(inputs: StageInputs, reasons: tuple[Reason, ...], checkpoints: Contai
 
 def _running(roles: Sequence[tuple[str, str]], reasons: tuple[Reason, ...]) -> Iterator[RoleStep]:
     """Say of each role why it runs: for itself, for its whole stage, or for a role before it."""
-    whole = tuple(reason for reason in reasons if reason.role is None)
+    whole = _summed(reason for reason in reasons if reason.role is None)
     earlier: tuple[Reason, ...] = ()
     for role, key in roles:
         own = tuple(reason for reason in reasons if reason.role == role)
@@ -220,6 +239,16 @@ def _running(roles: Sequence[tuple[str, str]], reasons: tuple[Reason, ...]) -> I
         yield RoleStep(role, "run", key, why)
         if own and not earlier:
             earlier = (Reason("earlier-role", role),)
+
+
+def _summed(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
+    """Return reasons with what moved upstream as one: a month brings hundred packages."""
+    found = tuple(reasons)
+    moved = [reason for reason in found if reason.kind == "upstream"]
+    if len(moved) < 2:  # noqa: PLR2004 - one is itself
+        return found
+    sum_ = Reason("upstream", f"{moved[0].what} and {len(moved) - 1} more")
+    return (*(reason for reason in found if reason.kind != "upstream"), sum_)
 
 
 # --- what differs ---------------------------------------------------------------------------------
@@ -375,6 +404,12 @@ def _parent(reason: Reason) -> str:
     return f"parent {reason.what} {'is built again' if again else 'changed'}"
 
 
+def _upstream(reason: Reason) -> str:
+    if reason.after is None:
+        return f"upstream has newer: {reason.what}"
+    return f"upstream has {reason.what} {_shown(reason.after)} (it was {_shown(reason.before)})"
+
+
 def _changed(reason: Reason) -> str:
     """Say what something was and is: ``variable tuning_hugepages 0 → 8``."""
     name = reason.what if reason.kind in {"tool", "engine"} else f"{reason.kind} {reason.what}"
@@ -397,6 +432,7 @@ _SENTENCES: Final[dict[str, Callable[[Reason], str]]] = {
     "never-built": lambda _: "never built before",
     "image-missing": lambda _: "its image is gone from the store",
     "forced": lambda _: "asked for with --force",
+    "upstream": _upstream,
     "check": lambda _: "its checks changed, failed, or did not run yet",
     "parent": _parent,
     "template": lambda reason: f"template {reason.what} changed",

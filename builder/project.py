@@ -30,7 +30,7 @@ from builder.texts import changed_lines
 from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from builder.engines import Engine
     from builder.pipeline import Pipeline, Stage
@@ -121,13 +121,23 @@ class Project:
         self.facts.save()
         return found
 
-    def plan(self, name: str, inputs: tuple[StageInputs, ...], *, force: bool = False) -> Plan:
-        """Decide what must run to have the image of the stage ``name``."""
+    def plan(
+        self,
+        name: str,
+        inputs: tuple[StageInputs, ...],
+        *,
+        force: bool = False,
+        moved: Mapping[str, Sequence[Reason]] | None = None,
+    ) -> Plan:
+        """Decide what must run to have the image of the stage ``name``.
+
+        ``moved``: by stage, what moved upstream since it was built.
+        """
         lineage = self.pipeline.lineage(name)
         keys = {stage.stage: stage.key for stage in inputs}
         variant = self.pipeline.variant
         present, last = self._present(keys.values()), {}
-        if force or not all(key in present for key in keys.values()):
+        if force or moved or not all(key in present for key in keys.values()):
             # Only what is not there must be told apart from what was.
             last = {stage.name: self.store.last(variant, stage.name) for stage in lineage}
         decided = make_plan(
@@ -138,6 +148,7 @@ class Project:
             verdicts=set(self._judged(lineage, keys)),
             checkpoints=set(self._checkpoints(inputs, present)),
             force={name} if force else frozenset(),
+            moved=moved,
         )
         self.cache.save()
         return decided
@@ -205,6 +216,16 @@ class Project:
                 f"{name} is not built as it stands now", hint=f"vaultbuild stage {name}"
             )
         return image
+
+    def packages_below(self, stage: Stage) -> Mapping[str, str] | None:
+        """Return the Debian packages of the image that a stage stands on, as its last build had it.
+
+        What is below the root has no record of packages.
+        """
+        if stage.parent is None:
+            return None
+        image = self.store.find(self.inputs(stage.parent)[-1].key)
+        return image.record.packages.get("dpkg") if image else None
 
     def disk_to_open(self, name: str, *, failed: bool) -> tuple[Path, str]:
         """Return the disk of a stage as it stands now, and the name of the lock that holds it.

@@ -17,7 +17,7 @@ import shlex
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Part of every key: raise it when a change here, or in another module that provisions
 # (tests/guards/test_versions.py lists them), may change bytes in an image.
-PROVISIONING_VERSION = 1
+PROVISIONING_VERSION = 2
 
 _HOST = "guest"
 _SCRATCH = f"/{in_guest.SCRATCH}"
@@ -47,18 +47,25 @@ _MITOGEN_FOR_CORE = {"2.19": (0, 3, 54)}
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A role with the variables it is given."""
+    """A role with the variables it is given, and what only its tasks find in their environment."""
 
     name: str
     variables: Mapping[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """The package caches as the guest reaches them; None where there is none."""
+    """The caches as the guest reaches them; None where there is none.
+
+    ``direct`` are the hosts for which no proxy is asked, between commas.
+    """
 
     apt_proxy: str | None = None
     pip_index: str | None = None
+    models: str | None = None
+    direct: str = ""
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,8 @@ def apt_conf(caches: Caches) -> str:
     """Return the configuration of the guest's apt while it is provisioned."""
     lines = [
         'Acquire::Retries "3";',
+        # The gateway asks other mirrors before it gives up.
+        'Acquire::http::Timeout "240";',
         # The package files would stay in the image.
         'APT::Keep-Downloaded-Packages "false";',
         'DPkg::Lock::Timeout "120";',
@@ -97,6 +106,9 @@ def apt_conf(caches: Caches) -> str:
     ]
     if caches.apt_proxy:
         lines.append(f'Acquire::http::Proxy "{caches.apt_proxy}";')
+    if caches.offline:
+        # What the caches have may be older than what archives promise to renew.
+        lines.append('Acquire::Check-Valid-Until "false";')
     return "\n".join(lines) + "\n"
 
 
@@ -115,6 +127,12 @@ def environment(caches: Caches) -> dict[str, str]:
     if caches.pip_index:
         variables["PIP_INDEX_URL"] = caches.pip_index
         variables["PIP_TRUSTED_HOST"] = urlsplit(caches.pip_index).hostname or ""
+    if caches.apt_proxy:
+        # Programs that follow it are told what they may not reach; the others find no route.
+        variables |= dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), caches.apt_proxy)
+        variables |= dict.fromkeys(("no_proxy", "NO_PROXY"), caches.direct)
+    if caches.models:
+        variables["HF_ENDPOINT"] = caches.models.rstrip("/")
     return variables
 
 
@@ -225,7 +243,8 @@ class Provisioner:
         return folder
 
     def _write_inputs(self, folder: Path, use: Use) -> None:
-        play = role_play(use.name, environment(self._setup.caches), facts=not self._facts)
+        variables = {**environment(self._setup.caches), **use.environment}
+        play = role_play(use.name, variables, facts=not self._facts)
         write_json(folder / "project" / "main.json", [play], durable=False)
         write_json(folder / "inventory" / "hosts.json", inventory(self._link), durable=False)
         write_json(folder / "env" / "extravars", dict(use.variables), durable=False)

@@ -12,7 +12,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, files
+from builder import __version__, digest, disks, files, network
 from builder.clones import boot_clones, clone_results
 from builder.digest import file_signature
 from builder.errors import CheckError, StoreError
@@ -165,6 +165,7 @@ def _make(
         final = _judge(clones, image, checks, project.vm)
         reporter.checked("release", final, known=False)
         manifest = _manifest(pipeline, lineage, disk, (verdict, final), clones, compression)
+        manifest["network"] = _lock(staged, lineage)
         _describe(staged, manifest, disk)
         return _commit(staged, output / name, manifest)
     finally:
@@ -239,6 +240,27 @@ def _manifest(
     }
 
 
+def _lock(staged: Path, lineage: Sequence[Image]) -> dict[str, Any] | None:
+    """Write what all stages got over the network; return what the manifest says of it.
+
+    None where an image has no lock: it was made by a vaultbuild that kept none.
+    """
+    locks = [network.read(image.folder / network.LOCK) for image in lineage]
+    known = [lock for lock in locks if lock]
+    if len(known) < len(locks):
+        return None
+    whole = network.merge(known)
+    files.write_json(staged / network.LOCK, whole.to_json())
+    return {
+        "file": network.LOCK,
+        "sha256": digest.digest_file(staged / network.LOCK),
+        "mode": whole.mode,
+        "offline": whole.offline,
+        "handed": len(whole.handed),
+        "tunnels": sorted({each.address for each in whole.tunnels}),
+    }
+
+
 def _link(image: Image) -> dict[str, str]:
     """Return what the manifest says of an image in the lineage: its key and its very bytes."""
     record = image.record
@@ -257,6 +279,8 @@ def _describe(staged: Path, manifest: Mapping[str, Any], disk: Path) -> None:
     files.write_json(staged / _MANIFEST, manifest)
     listing = digest.digest_file(staged / _MANIFEST)
     sums = f"{manifest['image']['sha256']}  {disk.name}\n{listing}  {_MANIFEST}\n"
+    if told := manifest["network"]:
+        sums += f"{told['sha256']}  {told['file']}\n"
     files.write_text(staged / "SHA256SUMS", sums)
 
 

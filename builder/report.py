@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from builder.digest import short
 from builder.history import CHECKS, SOURCE, STAGE, Part, role_part
+from builder.network import Traffic
 from builder.plan import explain
 from builder.reporter import Reporter
 
@@ -71,7 +72,8 @@ class ConsoleReporter(Reporter):
     def stage_finished(self, step: Step, record: BuildRecord, seconds: float) -> None:
         """Print how long it took."""
         self._end(record.stage, STAGE)
-        self._line(f"      {step.stage:<12}done in {duration(seconds)}")
+        came = traffic_line(record.network)
+        self._line(f"      {step.stage:<12}done in {duration(seconds)}{'; ' if came else ''}{came}")
 
     def source_started(self, kind: str) -> None:
         """Show it until it is done."""
@@ -81,7 +83,8 @@ class ConsoleReporter(Reporter):
     def source_finished(self, record: BuildRecord) -> None:
         """Print how long it took."""
         self._end(SOURCE, SOURCE)
-        self.note(f"root disk made in {duration(record.seconds)}")
+        came = traffic_line(record.network)
+        self.note(f"root disk made in {duration(record.seconds)}{'; ' if came else ''}{came}")
 
     def event(self, event: Event) -> None:
         """Show the running task; print a line for a finished role, and with -v for each task."""
@@ -281,8 +284,40 @@ def record_lines(image: Image, verdict: Verdict | None) -> Iterable[str]:
         yield f"role      {role.role:<24}{told}"
     for kind, packages in record.packages.items():
         yield f"packages  {len(packages)} {kind}"
+    yield from _network_lines(record.network)
     yield f"tools     {', '.join(f'{name} {value}' for name, value in record.tools.items())}"
     yield f"checks    {verdict_line(verdict) if verdict else 'not run'}"
+
+
+def traffic_line(told: Any) -> str:
+    """Return where a run's bytes came from: ``104 MiB from caches, 12 KiB from upstream, …``."""
+    if not isinstance(told, dict) or not told.get("traffic"):
+        return ""
+    traffic = Traffic.from_json(told)
+    if not traffic.hits and not traffic.misses:
+        return ""
+    parts = [
+        f"{size(traffic.cache_bytes)} from caches",
+        f"{size(traffic.upstream_bytes)} from upstream",
+    ]
+    parts += [f"{duration(traffic.saved)} saved"] if traffic.saved else []
+    return ", ".join(parts)
+
+
+def _network_lines(told: Any) -> Iterable[str]:
+    """Yield what a record says of the network; older records have a word for the mode only."""
+    if not isinstance(told, dict):
+        yield f"network   {told or 'unknown'}"
+        return
+    how = "offline" if told.get("offline") else told["mode"]
+    yield f"network   {how}, {told.get('handed', 0)} things handed out"
+    if came := traffic_line(told):
+        traffic = Traffic.from_json(told)
+        yield f"traffic   {came} ({traffic.hits} hits, {traffic.misses} misses)"
+    if stale := told.get("stale"):
+        yield f"stale     {stale} things were not asked for upstream, which did not answer"
+    if tunnels := told.get("tunnels"):
+        yield f"tunnels   {', '.join(tunnels)} (nobody knows what they gave)"
 
 
 def verdict_line(verdict: Verdict) -> str:

@@ -274,6 +274,7 @@ def _stage_document(files: ProjectFiles, variant: str, name: str) -> dict[str, A
         "roles": [_use_document(files, use) for use in uses(files, pipeline, variant, name)],
         "template": _template(name, stage),
         "network": stage.network,
+        "hosts": stage.hosts,
         "resources": resources,
         "folder": f"stages/{name}",
     }

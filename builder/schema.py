@@ -172,6 +172,14 @@ Location = Annotated[
         "write an http://, https:// or file:// URL, or a path",
     ),
 ]
+Host = Annotated[
+    str,
+    _form(
+        r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*",
+        "is no host",
+        "write a name without a scheme, a port or a path: files.example, or *.example",
+    ),
+]
 HttpUrl = Annotated[
     str, _form(r"https?://[^\s/]+\S*", "is no URL", "write it as http://host:port/")
 ]
@@ -361,6 +369,7 @@ class StageFile(Part):
     roles: list[RolePart] = []
     variables: Variables = {}
     network: Literal["caches", "open"] = "caches"
+    hosts: Annotated[list[Host], AfterValidator(_whole)] = []
     template: Template | None = None
     resources: StageResourcesPart = StageResourcesPart()
 

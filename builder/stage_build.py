@@ -16,40 +16,45 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, events, guest
+from builder import __version__, digest, disks, events, guest, network
 from builder.checkpoints import Layers
-from builder.engines import Forward, Machine
+from builder.engines import Machine
 from builder.engines.keys import make_keys
 from builder.errors import StoreError
 from builder.packing import run_packer
-from builder.provision import Caches, Use
+from builder.provision import Use
 from builder.record import BuildRecord, DiskRecord, StepRecord, utc_now
+from builder.stage_network import StageNetwork
 from builder.store import DISK, Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from builder import caches
     from builder.inputs import StageInputs
     from builder.pipeline import Stage
     from builder.plan import Step
     from builder.project import Project
     from builder.reporter import Reporter
+    from builder.stage_network import Seen
     from builder.store import Store
+    from builder.supplies import Supplies
 
-_EVENTS = "events.jsonl"
 MOST_LAYERS = 4
 """Of one stage: reads look through them until one has the bytes, so longer chains are merged when
 the stage is done. ``bench.layers`` measures what they cost."""
-# Where a guest finds the caches; the ports are those their programs are known by.
-GUEST_PORTS = {"apt": 3142, "pypi": 3141}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a plan is carried out. ``keep_failed`` keeps the disk of a stage that failed."""
+    """How a plan is carried out.
+
+    ``keep_failed`` keeps the disk of a stage that failed; ``offline`` makes do with the caches;
+    ``attempts`` is how often a stage is tried whose failure passes by itself.
+    """
 
     keep_failed: bool = False
+    offline: bool = False
+    attempts: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +64,17 @@ class Workplace:
     project: Project
     reporter: Reporter
     options: Options
-    endpoints: caches.Endpoints | None
+    supplies: Supplies | None
     snapshots: Mapping[str, Path]
     """By stage: the copy of its inputs that it is built from."""
+
+    @property
+    def outside(self) -> Supplies:
+        """What comes from outside; there is none for a run that was to build nothing."""
+        if self.supplies is None:
+            hint = "run the same command again: it builds what is missing"
+            raise StoreError("an image was removed while this run was under way", hint=hint)
+        return self.supplies
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,8 @@ def build_stage(
     """Build one stage in a staging folder and commit it; ``held`` are the locks it needs."""
     store = place.project.store
     with contextlib.ExitStack() as stack:
+        if step.moved:
+            _discard_checkpoints(inputs, store, place.reporter)
         locks = [*held, *_lock_roles(stack, inputs, place)]
         start = _start(step, inputs, parent, store)
         if start.resumed:
@@ -107,10 +122,12 @@ def _build(
 ) -> Image:
     project, started = place.project, time.monotonic()
     logs = log_folder(project, step.stage, step.key)
+    stage = project.pipeline.stage(step.stage)
+    net = StageNetwork(place.outside, stage, logs, project.engine.guest_host)
     work = staged / "work"
     work.mkdir()
     try:
-        result = _provision(step, inputs, parent, start, staged, locks, logs, place)
+        result = _provision(net, inputs, parent, start, staged, locks, place)
     except BaseException:
         if place.options.keep_failed:
             _keep_failed(project, step.stage, work / "result.json", place.reporter)
@@ -119,6 +136,8 @@ def _build(
     checkpoint = _settle(staged, result, start, parent)
     shutil.copytree(logs, staged / "logs")
     resumed = start.resumed.record if start.resumed else None
+    before = network.read(start.resumed.folder / network.LOCK) if start.resumed else None
+    told = net.settle(staged, before, place.reporter)
     record = BuildRecord(
         key=step.key,
         variant=project.pipeline.variant,
@@ -132,7 +151,7 @@ def _build(
         roles=(*(resumed.roles if resumed else ()), *map(_step_record, result.roles)),
         tools={**_stage_document(inputs)["tools"], "engine": project.engine.name,
                "strategy": result.strategy, "vaultbuild": __version__},
-        network=project.pipeline.stage(step.stage).network,
+        network=told,
         checkpoint=checkpoint,
         below_sha256=_below_sha256(project.store, checkpoint, parent),
         resumed_after=resumed.role if resumed else None,
@@ -148,6 +167,13 @@ def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:
     if below is None:
         raise StoreError("a checkpoint vanished while its stage was built", hint="run it again")
     return below.record.disk.sha256
+
+
+def _discard_checkpoints(inputs: StageInputs, store: Store, reporter: Reporter) -> None:
+    """Remove the checkpoints of a stage: a later run would go on from what was downloaded then."""
+    for _, key in inputs.roles[:-1]:
+        with store.locked(key, waiting=lambda who: reporter.note(f"waiting for {who}")):
+            store.discard(f"checkpoints/{key}")
 
 
 def _lock_roles(
@@ -181,8 +207,9 @@ def _start(step: Step, inputs: StageInputs, parent: Image, store: Store) -> Star
     missing = {index: key for index, (_, key) in enumerate(inputs.roles) if not present[index]}
     # After the last role comes the image itself.
     keys = {index: key for index, key in missing.items() if index < len(inputs.roles) - 1}
-    forced = any(reason.kind == "forced" for reason in step.reasons)
-    first = 0 if forced else next((i for i, there in enumerate(present) if not there), len(present))
+    first = (
+        0 if step.again else next((i for i, there in enumerate(present) if not there), len(present))
+    )
     if not first:
         return Start(parent, 0, keys)
     return Start(store.verified_checkpoint(inputs.roles[first - 1][1]), first, keys)
@@ -208,30 +235,43 @@ def _settle(staged: Path, result: guest.Result, start: Start, parent: Image) -> 
 
 
 def _provision(
-    step: Step,
+    net: StageNetwork,
     inputs: StageInputs,
     parent: Image,
     start: Start,
     staged: Path,
     locks: Sequence[int],
-    logs: Path,
     place: Workplace,
 ) -> guest.Result:
     """Run Packer on a new overlay of what the stage begins as; return what its callback did."""
-    project, work = place.project, staged / "work"
-    stage = project.pipeline.stage(step.stage)
-    machine = Machine(
-        disk=staged / DISK,
-        work=work,
-        logs=logs,
-        keys=make_keys(work),
-        cpus=stage.resources.cpus,
-        memory_mib=stage.resources.memory_mib,
-        forwards=_forwards(place.endpoints),
-        locks=locks,
-    )
+    stage, work = net.stage, staged / "work"
+    with net.served() as seen:
+        machine = Machine(
+            disk=staged / DISK,
+            work=work,
+            logs=net.logs,
+            keys=make_keys(work),
+            cpus=stage.resources.cpus,
+            memory_mib=stage.resources.memory_mib,
+            forwards=seen.forwards,
+            locks=locks,
+        )
+        job = _job(stage, machine, seen, place)
+        return _serve(net, inputs, parent, start, machine, job, place)
+
+
+def _serve(
+    net: StageNetwork,
+    inputs: StageInputs,
+    parent: Image,
+    start: Start,
+    machine: Machine,
+    job: guest.Job,
+    place: Workplace,
+) -> guest.Result:
+    project, stage = place.project, net.stage
     with (
-        _followed(logs / _EVENTS, place.reporter),
+        _followed(job.events, place.reporter),
         project.engine.serve(machine, start.disk.backing) as served,
     ):
         layers = Layers(
@@ -241,7 +281,7 @@ def _provision(
             started=served.disk,
             store=project.store.root,
             variant=project.pipeline.variant,
-            stage=step.stage,
+            stage=stage.name,
             parent=parent.key,
             backing=start.disk.backing,
             below_sha256=start.disk.record.disk.sha256,
@@ -249,9 +289,10 @@ def _provision(
             roles=start.resumed.record.roles if start.resumed else (),
             keys=start.keys,
             documents=dict(enumerate(inputs.role_documents)),
+            network=net.facts,
         )
-        job = replace(_job(stage, machine, place), first_role=start.index, layers=layers)
-        guest.write_job(work / "job.json", job)
+        job = replace(job, first_role=start.index, layers=layers)
+        guest.write_job(machine.work / "job.json", job)
         return run_packer(
             project,
             stage,
@@ -262,40 +303,26 @@ def _provision(
         )
 
 
-def _job(stage: Stage, machine: Machine, place: Workplace) -> guest.Job:
+def _job(stage: Stage, machine: Machine, seen: Seen, place: Workplace) -> guest.Job:
     folder = place.snapshots[stage.name]
     return guest.Job(
         stage=stage.name,
         snapshot=folder,
         private_key=machine.keys.private,
         logs=machine.logs,
-        events=machine.logs / _EVENTS,
+        events=machine.logs / events.FILE,
         result=machine.work / "result.json",
         roles=tuple(
             Use(
                 use.name,
                 {**use.variables, **{name: str(folder / path) for name, path in use.paths.items()}},
+                seen.environment(use.name),
             )
             for use in stage.roles
         ),
-        caches=_guest_caches(place),
+        caches=seen.caches,
+        journal=machine.logs / network.JOURNAL,
         keep_failed=place.options.keep_failed,
-    )
-
-
-def _guest_caches(place: Workplace) -> Caches:
-    if place.endpoints is None:
-        return Caches()
-    seen = place.endpoints.seen_at(place.project.engine.guest_host, GUEST_PORTS)
-    return Caches(apt_proxy=seen.apt, pip_index=seen.pypi)
-
-
-def _forwards(endpoints: caches.Endpoints | None) -> tuple[Forward, ...]:
-    if endpoints is None:
-        return ()
-    return tuple(
-        Forward(name, address.host, address.port, GUEST_PORTS[name])
-        for name, address in endpoints.addresses.items()
     )
 
 

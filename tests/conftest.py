@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib.util
+import lzma
 import os
 import shutil
 import sys
@@ -96,6 +100,100 @@ def _write_files(root: Path, files: Mapping[str, str | tuple[str, str] | None]) 
             content = path.read_text().replace(old, new)  # noqa: PLW2901
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(content))
+
+
+class Archives:
+    """Debian archives that are so small that they stand here: ``pages`` are URLs and bytes."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+
+    def publish(
+        self,
+        suite: str,
+        lists: Mapping[str, Mapping[str, str]],
+        *,
+        fields: str = "Acquire-By-Hash: yes\n",
+        asked: str | None = None,
+    ) -> list[dict[str, object]]:
+        """Put a suite at a URL: by folder of a list, packages and versions.
+
+        Returns what a guest that updated its lists and installed everything was handed, as
+        entries of a network lock; ``asked`` is the suite's URL as that guest knows it.
+        """
+        found, root = "", suite.partition("/dists/")[0]
+        files: dict[str, bytes] = {}
+        for folder, packages in lists.items():
+            content = "\n".join(_paragraph(*pair) for pair in packages.items())
+            path = f"{folder}/Packages.xz".removeprefix("/")
+            packed = lzma.compress(content.encode())
+            digest = hashlib.sha256(packed).hexdigest()
+            found += f" {digest} {len(packed)} {path}\n"
+            by_hash = "by-hash" in fields.lower()
+            name = f"{folder}/by-hash/SHA256/{digest}".removeprefix("/") if by_hash else path
+            files[f"{suite}/{name}"] = packed
+            for package, version in packages.items():
+                files[f"{root}/{_file(package, version)}"] = b"deb"
+        text = f"Suite: test\n{fields}SHA256:\n{found}"
+        files = {f"{suite}/InRelease": text.encode(), **files}
+        self.pages |= files
+        return [
+            {
+                "cache": "apt", "url": url.replace(suite, asked) if asked else url,
+                "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
+                "kind": "file" if url.endswith(".deb") else "index", "from": "upstream",
+                "role": None,
+            }
+            for url, content in files.items()
+        ]  # fmt: skip
+
+
+def _file(package: str, version: str) -> str:
+    return f"pool/{package}_{version.rpartition(':')[2]}_amd64.deb"
+
+
+def _paragraph(package: str, version: str) -> str:
+    return (
+        f"Package: {package}\nVersion: {version}\nArchitecture: amd64\n"
+        f"Filename: {_file(package, version)}\nSize: 3\nSHA256: ab\n"
+    )
+
+
+@pytest.fixture
+def archives() -> Archives:
+    """Debian archives, as yet empty."""
+    return Archives()
+
+
+# --- an upstream that fails as it is told to ------------------------------------------------------
+
+
+def _faulty():
+    # The folders of the tests are no packages, so a file beside them is loaded by its path.
+    if "faulty" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "faulty", Path(__file__).with_name("faulty.py")
+        )
+        sys.modules["faulty"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["faulty"])
+    return sys.modules["faulty"]
+
+
+@pytest.fixture
+def upstreams():
+    """Call it with files, ``{"/path": b"..."}``, for a server of tests/faulty.py that has them."""
+    with contextlib.ExitStack() as stack:
+
+        def start(files: Mapping[str, bytes] = {}, **settings):
+            return stack.enter_context(_faulty().Upstream(files, **settings))
+
+        yield start
+
+
+@pytest.fixture
+def upstream(upstreams):
+    """A server of tests/faulty.py that has nothing yet."""
+    return upstreams()
 
 
 # --- order: what takes seconds comes first, the long part only when that is right -----------------

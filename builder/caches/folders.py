@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from builder.caches import kept
 from builder.caches.http import ask
 from builder.caches.service import Launch
 
@@ -56,13 +55,18 @@ class Folder:
         """Nothing to do: all its state are files."""
 
     def items(self, places: Places) -> Sequence[Item]:
-        """Return the files, each as one item; what begins with a dot is half done."""
-        return kept.found_items(
-            kept.item_of(self.name, places.var, path)
-            for path in kept.files_below(places.content)
-            if not path.name.startswith(".")
-        )
+        """Return what the folder keeps, by the digest that names it."""
+        found: Sequence[Item] = _shelf(self.name).items(places.var)
+        return found
 
     def drop(self, places: Places, item: Item) -> bool:
-        """Remove a file."""
-        return kept.drop(places.var, item)
+        """Remove one of those."""
+        gone: bool = _shelf(self.name).drop(places.var, item)
+        return gone
+
+
+def _shelf(name: str) -> Any:
+    """Return the module that knows how such a cache keeps things."""
+    from builder.caches import isos, models, wheels  # late: who only starts a server needs none
+
+    return {"wheels": wheels, "isos": isos, "models": models}[name]

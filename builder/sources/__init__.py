@@ -8,22 +8,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder import disks
+from builder.caches import isos
+from builder.caches.shelf import TTL
 from builder.errors import VaultbuildError
 from builder.sources import bootstrap, cloud_image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from builder.caches.isos import IsoGot
+    from builder.fetch import Fetcher
     from builder.pipeline import Pipeline
 
 
 def make_source(
-    pipeline: Pipeline, disk: Path, *, identity: str, apt_proxy: str | None, logs: Path
-) -> None:
+    pipeline: Pipeline,
+    disk: Path,
+    *,
+    identity: str,
+    apt_proxy: str | None,
+    logs: Path,
+    fetcher: Fetcher | None = None,
+    offline: bool = False,
+) -> IsoGot | None:
     """Make the QCOW2 ``disk`` that the pipeline's root stage starts from.
 
-    ``identity`` names the content, ``apt_proxy`` is the package cache. Raises
-    :class:`VaultbuildError` when what it needs cannot be had.
+    ``identity`` names the content, ``apt_proxy`` is the package cache. Returns the image that it
+    was made from, where there is one. Raises :class:`VaultbuildError` when what it needs cannot be
+    had; ``offline``, that is what the caches do not have.
     """
     source, size = pipeline.source, pipeline.resources.disk_bytes
     if source.kind == "bootstrap":
@@ -35,9 +47,32 @@ def make_source(
         disks.import_raw(raw, disk)
         raw.unlink()
     elif source.kind == "cloud_image":
-        cloud_image.make_disk(source.settings, disk, size=size, project=pipeline.project)
+        image = _image(pipeline, fetcher, offline=offline)
+        cloud_image.make_disk(image.path, disk, size=size)
+        return image
     else:
         raise VaultbuildError(
             "an ISO is installed in a VM, which this version renders and validates only",
             hint="see it with: vaultbuild render source; or use a bootstrap or cloud_image source",
         )
+    return None
+
+
+def _image(pipeline: Pipeline, fetcher: Fetcher | None, *, offline: bool) -> IsoGot:
+    # Late: only a cloud image has to be fetched.
+    from builder.breaker import Breakers
+    from builder.fetch import Fetcher
+
+    project, settings = pipeline.project, pipeline.source.settings
+    if fetcher is None:
+        fetcher = Fetcher(breakers=Breakers(project / "cache/var/run/breakers"))
+    cache = pipeline.caches.get("isos", {})
+    return isos.ensure(
+        settings["url"],
+        settings["sha256"],
+        project=project,
+        fetcher=fetcher,
+        cache_url=cache.get("url"),
+        offline=offline,
+        ttl=cache.get("ttl", TTL),
+    )

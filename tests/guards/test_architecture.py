@@ -8,26 +8,29 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record vm_options
-    process files yamlfile schema hcl ports
-    digest memo failures history texts scratch
-    config template store disks caches monitor outcome
-    settings packer engines holdings
+    errors suggest events checks in_guest record vm_options archive urls
+    process files yamlfile schema hcl ports suites transient
+    digest memo failures history texts scratch network breaker partial routes patience
+    transfer
+    fetch
+    config template store disks caches monitor outcome model_lock pins
+    settings packer engines holdings requirements_in
     resolve ssh kvm prune
     pipeline provision
     checkpoints
-    inputs sources guest doctor
-    verify
+    inputs sources guest doctor gateway
+    verify warm
     plan clones
-    estimate
-    live reporter
+    estimate moved needs
+    live reporter provide
+    supplies
     report
     stream timing project
-    publish packing
-    stage_build
+    publish packing upstream stage_network
+    stage_build relock
     build shell watch
     cli_options
-    cli_cache cli_host cli_desk
+    cli_cache cli_host cli_desk cli_lock cli_plan
     cli
     __main__
 """

@@ -1,12 +1,21 @@
 """What the tests with real programs share."""
 
+import contextlib
+import importlib.util
 import os
-from dataclasses import replace
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from builder import process
+from builder import ports, process
+from builder.breaker import Breakers
+from builder.caches.http import ask
+from builder.fetch import Fetcher, Policy
 from builder.packer import Packer
 
 BUILD_PACKER = Path(__file__).parents[1] / "tools/build_packer.sh"
@@ -72,3 +81,110 @@ def packer(request, require_program) -> Packer:
         return found
     folder = request.getfixturevalue("current")
     return replace(Packer.find(str(folder / "packer")), plugins=folder / "plugins")
+
+
+# --- fetching -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What a fetcher told."""
+    return []
+
+
+@pytest.fixture
+def fetcher(tmp_path, said):
+    """Call it for a fetcher with next to no waits; settings of its policy may be given."""
+
+    def make(*, failures: int = 100, seconds: float = 30, environment=None, free=None, **policy):
+        settings = {
+            "wait_initial": 0.001, "wait_max": 0.002, "asked_max": 0.05, "reserve": 0,
+            "connect_seconds": 2, "read_seconds": 5, "total_seconds": 60,
+        }  # fmt: skip
+        breakers = Breakers(tmp_path / "breakers", failures=failures, seconds=seconds)
+        return Fetcher(
+            breakers=breakers,
+            policy=Policy(**{**settings, **policy}),
+            told=said.append,
+            environment=environment or {},
+            free=free,
+        )
+
+    return make
+
+
+@pytest.fixture
+def target(tmp_path) -> Path:
+    return tmp_path / "got" / "a.bin"
+
+
+# --- for the caches of files ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def downloads(fetcher):
+    """A fetcher that gives up soon."""
+    return fetcher(attempts=3)
+
+
+@pytest.fixture
+def hub():
+    """A hub of models of tests/hub.py."""
+    if "fake_hub" not in sys.modules:
+        place = Path(__file__).parents[1] / "hub.py"
+        spec = importlib.util.spec_from_file_location("fake_hub", place)
+        sys.modules["fake_hub"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["fake_hub"])
+    with sys.modules["fake_hub"].Hub() as running:
+        yield running
+
+
+@pytest.fixture
+def serve():
+    """Call it with a kind and a folder: returns the URL of the file server, when it answers."""
+    with contextlib.ExitStack() as stack:
+
+        def start(kind: str, folder: Path) -> str:
+            port = ports.free()
+            program = [sys.executable, "-m", "builder.caches.file_server", kind, folder]
+            root = Path(__file__).parents[2]
+            log = folder.parent / f"{kind}.log"
+            child = process.start([*program, "--port", str(port)], log=log, cwd=root)
+            stack.callback(child.stop, grace=5)
+            url = f"http://127.0.0.1:{port}"
+            while not ask(url).status:
+                assert child.status is None, "the file server has ended"
+                time.sleep(0.05)
+            return url
+
+        yield start
+
+
+@pytest.fixture
+def get():
+    """Call it with a URL, a method and headers: returns status, headers and body."""
+    return _get
+
+
+def _get(url, method="GET", **headers):
+    request = urllib.request.Request(url, headers=headers, method=method)  # noqa: S310 - http
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=30) as answer:
+            return Reply(answer.status, _small(answer.headers), answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Reply(error.code, _small(error.headers), error.read())
+
+
+def _small(headers) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server said; the names of headers in small letters."""
+
+    status: int
+    headers: dict
+    body: bytes

@@ -1,18 +1,15 @@
-"""Root disks: their layout, and cloud images over a real HTTP server."""
+"""Root disks: their layout, what they are bootstrapped from, and disks of cloud images."""
 
-import functools
-import hashlib
-import http.server
 import json
 import os
-import threading
 from pathlib import Path
 
 import pytest
 
 from builder import disks, process
-from builder.errors import CommandError, HostError, StoreError, VaultbuildError
-from builder.sources import bootstrap, cloud_image, rootdisk
+from builder.errors import CommandError, HostError, VaultbuildError
+from builder.pipeline import load_pipeline
+from builder.sources import bootstrap, cloud_image, make_source, rootdisk
 from builder.sources.nocloud import write_seed
 
 pytestmark = pytest.mark.integration
@@ -232,120 +229,61 @@ def test_a_host_without_mirrors(program):
 # --- a cloud image --------------------------------------------------------------------------------
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves files; of ``half.qcow2`` only half arrives."""
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        if self.path != "/half.qcow2":
-            super().do_GET()
-            return
-        content = (Path(self.directory) / "image.qcow2").read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2])
-
-    def log_message(self, *_):
-        """Say nothing."""
-
-
 @pytest.fixture
-def server(tmp_path, require_program):
-    """A server with an image of four MiB."""
+def image(tmp_path, require_program) -> Path:
+    """An image of four MiB."""
     require_program("qemu-img")
-    folder = tmp_path / "served"
-    folder.mkdir()
     raw = tmp_path / "image.raw"
     raw.write_bytes(b"c" * MIB + bytes(3 * MIB))
-    disks.import_raw(raw, folder / "image.qcow2")
-    handler = functools.partial(Handler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.asked = []
-        running.sha256 = hashlib.sha256((folder / "image.qcow2").read_bytes()).hexdigest()
-        running.url = f"http://127.0.0.1:{running.server_port}"
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+    disks.import_raw(raw, tmp_path / "image.qcow2")
+    return tmp_path / "image.qcow2"
 
 
-def kept(project: Path) -> list[Path]:
-    return [path for path in (project / "cache/var/isos").rglob("*") if path.is_file()]
-
-
-def test_a_disk_is_made_of_it(server, tmp_path):
-    settings = {"url": f"{server.url}/image.qcow2", "sha256": server.sha256}
-    cloud_image.make_disk(settings, tmp_path / "disk.qcow2", size=8 * MIB, project=tmp_path)
+def test_a_disk_is_made_of_it(image, tmp_path):
+    cloud_image.make_disk(image, tmp_path / "disk.qcow2", size=8 * MIB)
     found = disks.info(tmp_path / "disk.qcow2")
     assert (found.format, found.virtual_bytes, found.backing) == ("qcow2", 8 * MIB, None)
 
 
-def test_it_is_fetched_once(server, tmp_path):
-    first = cloud_image.fetch(f"{server.url}/image.qcow2", server.sha256, tmp_path)
-    assert cloud_image.fetch(f"{server.url}/image.qcow2", server.sha256, tmp_path) == first
-    assert server.asked == ["/image.qcow2"]
-    assert kept(tmp_path) == [first]
-
-
-def test_a_spoiled_copy_is_fetched_again(server, tmp_path):
-    first = cloud_image.fetch(f"{server.url}/image.qcow2", server.sha256, tmp_path)
-    first.write_bytes(b"spoiled")
-    second = cloud_image.fetch(f"{server.url}/image.qcow2", server.sha256, tmp_path)
-    assert hashlib.sha256(second.read_bytes()).hexdigest() == server.sha256
-    assert len(server.asked) == 2
-
-
-def test_another_checksum_keeps_nothing(server, tmp_path):
-    with pytest.raises(StoreError, match=server.sha256) as caught:
-        cloud_image.fetch(f"{server.url}/image.qcow2", "0" * 64, tmp_path)
-    assert "0" * 64 in caught.value.message
-    assert "source.cloud_image.sha256" in caught.value.hint
-    assert kept(tmp_path) == []
-
-
-@pytest.mark.parametrize("name", ["half.qcow2", "gone.qcow2"])
-def test_what_does_not_arrive_keeps_nothing(server, tmp_path, name):
-    with pytest.raises(VaultbuildError, match=name) as caught:
-        cloud_image.fetch(f"{server.url}/{name}", server.sha256, tmp_path)
-    assert caught.value.hint
-    assert kept(tmp_path) == []
-
-
-def test_nobody_listens(server, tmp_path):
-    url = server.url
-    server.shutdown()
-    server.server_close()
-    with pytest.raises(VaultbuildError, match="cannot fetch") as caught:
-        cloud_image.fetch(f"{url}/image.qcow2", server.sha256, tmp_path)
-    assert "source.cloud_image.url" in caught.value.hint
-
-
-@pytest.mark.parametrize("form", ["served/image.qcow2", "file://{0}/served/image.qcow2"])
-def test_it_may_be_a_file(server, tmp_path, form):
-    found = cloud_image.fetch(form.format(tmp_path), server.sha256, tmp_path)
-    assert found == tmp_path / "served/image.qcow2"
-    assert kept(tmp_path) == []
-
-
-def test_a_file_has_a_checksum_too(server, tmp_path):
-    with pytest.raises(StoreError, match=server.sha256):
-        cloud_image.fetch("served/image.qcow2", "0" * 64, tmp_path)
-    assert (tmp_path / "served/image.qcow2").exists(), "it is not ours to remove"
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(VaultbuildError, match="there is no file"):
-        cloud_image.fetch("nowhere.qcow2", "0" * 64, tmp_path)
-
-
-def test_an_image_larger_than_the_disk(server, tmp_path):
-    settings = {"url": "served/image.qcow2", "sha256": server.sha256}
+def test_an_image_larger_than_the_disk(image, tmp_path):
     with pytest.raises(VaultbuildError, match=r"resources\.disk is") as caught:
-        cloud_image.make_disk(settings, tmp_path / "disk.qcow2", size=2 * MIB, project=tmp_path)
+        cloud_image.make_disk(image, tmp_path / "disk.qcow2", size=2 * MIB)
     assert "raise resources.disk" in caught.value.hint
     assert not (tmp_path / "disk.qcow2").exists()
+
+
+def test_the_disk_of_a_pipeline_is_made_of_the_image_in_the_cache(
+    image, project, upstream, tmp_path, downloads
+):
+    sha256 = upstream.put("/image.qcow2", image.read_bytes())
+    settings = f"url: {upstream.url}/image.qcow2\n                sha256: {sha256}"
+    text = MINIMAL.replace("SETTINGS", settings)
+    pipeline = load_pipeline(project({"stages/pipeline.yml": text}))
+    for offline in (False, True):
+        disk = tmp_path / f"{offline}.qcow2"
+        got = make_source(
+            pipeline, disk, identity="x", apt_proxy=None, logs=tmp_path, fetcher=downloads,
+            offline=offline,
+        )  # fmt: skip
+        assert disks.info(disk).virtual_bytes == pipeline.resources.disk_bytes
+        assert got.path == pipeline.project / "cache/var/isos" / sha256 / "image.qcow2"
+        assert got.received == (0 if offline else got.bytes)
+    assert len(upstream.asked("/image.qcow2")) == 1
+
+
+MINIMAL = """\
+    schema: 1
+    name: tiny
+    version: "1.0.0"
+    variant: one
+    stages: [base, final]
+    resources: {disk: 8M}
+    variants:
+      one:
+        source:
+          cloud_image:
+                SETTINGS
+    """
 
 
 # --- what cloud-init is told ----------------------------------------------------------------------

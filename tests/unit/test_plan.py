@@ -222,6 +222,43 @@ def test_a_stage_resumes_at_its_first_changed_role() -> None:
     assert explain(found.steps[-1]) == "resume  after one: variable two_size 2 added"
 
 
+MOVED = Reason("upstream", "openssl", "3.5.4-1", "3.5.5-1")
+
+
+def test_what_moved_upstream_is_built_and_so_is_what_stands_on_it() -> None:
+    checkpoints = {key for inputs in BUILT for key in inputs.keys}
+    found = plan(BUILT, moved={"drivers": (MOVED,)}, checkpoints=checkpoints)
+    assert actions(found) == ["reuse", "build", "build"]
+    assert reasons(found, "drivers") == [("upstream", "openssl", "3.5.4-1", "3.5.5-1")]
+    assert [kind for kind, *_ in reasons(found, "final")] == ["parent"]
+    drivers, final = found.steps[1:]
+    assert {role.action for role in drivers.roles} == {"run"}, "checkpoints stand on old packages"
+    assert (drivers.again, drivers.moved) == (True, True)
+    assert (final.again, final.moved) == (False, False)
+    assert explain(drivers) == "build   upstream has openssl 3.5.5-1 (it was 3.5.4-1)"
+    assert found.has_work
+
+
+def test_a_role_is_told_in_one_line_what_moved() -> None:
+    other = Reason("upstream", "zstd", "1", "2")
+    step = plan(BUILT, moved={"drivers": (MOVED, other)}).steps[1]
+    assert step.reasons == (MOVED, other)
+    for role in step.roles:
+        assert list(map(str, role.reasons)) == ["upstream has newer: openssl and 1 more"]
+
+
+def test_what_moved_upstream_does_not_hide_a_difference() -> None:
+    final = replaced(FINAL, 1, variables={"tuning_hugepages": 8})
+    found = plan(chain(BASE, DRIVERS, final), moved={"final": (MOVED,)}, force={"final"})
+    kinds = [kind for kind, *_ in reasons(found, "final")]
+    assert kinds == ["variable", "upstream", "forced"]
+
+
+def test_forced_is_again_but_did_not_move() -> None:
+    (step, *_) = plan(BUILT, force={"base"}).steps
+    assert (step.again, step.moved) == (True, False)
+
+
 @pytest.mark.parametrize("force", [{"drivers"}, {"final"}])
 def test_nothing_resumes_below_a_parent_built_anew_or_when_forced(force: set[str]) -> None:
     checkpoints = {key for inputs in BUILT for _, key in inputs.roles}

@@ -22,6 +22,7 @@ INPUTS, OUTPUTS = 4, 3
 WEIGHT = [((7 * k) % 11 - 5) / 4 for k in range(INPUTS * OUTPUTS)]
 BIAS = [0.5, -0.25, 1.0]
 MANIFEST = "SHA256SUMS"
+BLOCK = 1 << 20
 _SEVEN_BITS = 0x7F
 
 
@@ -94,10 +95,19 @@ def put(path: Path, data: bytes) -> None:
     print(path)
 
 
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, which may be larger than the memory."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
 def manifest(folder: Path) -> bytes:
     """Return the lines of the manifest for everything below ``folder``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    digests = {path: digest(path) for path in files}
     lines = (f"{digest}  {path.relative_to(folder)}\n" for path, digest in digests.items())
     return "".join(lines).encode()
 

@@ -1,0 +1,142 @@
+"""The one way out of a guest: what the caches give passes here, is checked, and is written down.
+
+::
+
+    guest ──► forwarder of the engine ──► gateway (this process, a port for each cache) ──► caches
+                                             │
+                                             ├─ rules       may this stage reach it?
+                                             ├─ stock       is what the cache has what it was?
+                                             ├─ sources     mirrors, breakers, the cache by itself
+                                             └─ journal     URL, size, SHA-256: the network lock
+
+A gateway belongs to one stage that is built, and ends with it. Nothing of it is in a key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from builder.caches.pypi import server_folder
+from builder.caches.state import Places
+from builder.gateway.journal import Journal
+from builder.gateway.ledger import Ledger
+from builder.gateway.outside import connect
+from builder.gateway.rules import Address, Rules, address_of, archives_in
+from builder.gateway.server import Listener, Port
+from builder.gateway.sources import AptSources, IndexSources, Pauses
+from builder.gateway.stock import AptStock, PypiStock, Storekeeper
+from builder.gateway.tally import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from socket import socket
+
+    from builder.breaker import Breakers
+    from builder.gateway.server import Sources
+    from builder.gateway.stock import Stock
+
+__all__ = [
+    "Address",
+    "Gateway",
+    "Journal",
+    "Pauses",
+    "Rules",
+    "Tally",
+    "address_of",
+    "archives_in",
+    "opened",
+]
+
+_PROXIES = ("apt",)
+
+
+def _nobody() -> Address | None:
+    return None
+
+
+def _hush(_: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What a gateway leads to: the caches' URLs by name, and what is known of each.
+
+    ``own`` are the caches that this project runs itself, whose files lie below ``var``; ``mirrors``
+    and ``alone`` are those of :class:`~builder.gateway.sources.AptSources`.
+    """
+
+    urls: Mapping[str, str]
+    rules: Rules
+    var: Path
+    own: frozenset[str] = frozenset()
+    mirrors: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    breakers: Breakers | None = None
+    alone: Callable[[], Address | None] = _nobody
+    told: Callable[[str], None] = _hush
+    pauses: Pauses = field(default_factory=Pauses)
+
+
+@contextlib.contextmanager
+def opened(gateway: Gateway, journal: Path) -> Iterator[dict[str, str]]:
+    """Serve for the length of the block; yield the caches' URLs as they are at the gateway."""
+    ledger = Ledger(gateway.var / "index/ledger.jsonl")
+    book = Journal(journal)
+    with contextlib.ExitStack() as stack:
+        found: dict[str, str] = {}
+        for name, url in gateway.urls.items():
+            listener = Listener(_port(gateway, name, url, ledger, book))
+            stack.callback(listener.stop)
+            parts = urlsplit(url)
+            found[name] = parts._replace(
+                scheme="http", netloc=f"127.0.0.1:{listener.number}"
+            ).geturl()
+        yield found
+
+
+def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journal) -> Port:
+    stock = _stock(gateway, name)
+    keeper = None
+    if stock:
+        keeper = Storekeeper(name, stock, ledger, gateway.var / "quarantine", gateway.told)
+
+    def outside(address: Address) -> socket:
+        return connect(address, declared=gateway.rules.declared(address.host))
+
+    return Port(
+        cache=name,
+        forwards=name in _PROXIES,
+        sources=_sources(gateway, name, url),
+        keeper=keeper,
+        rules=gateway.rules,
+        journal=journal,
+        outside=outside,
+    )
+
+
+def _sources(gateway: Gateway, name: str, url: str) -> Sources:
+    if name not in _PROXIES:
+        return IndexSources(url, own=name in gateway.own, pauses=gateway.pauses)
+    address = address_of(url)
+    assert address is not None, "settings and servers have whole URLs"  # noqa: S101
+    return AptSources(
+        address, gateway.mirrors, gateway.breakers, gateway.alone, gateway.told, gateway.pauses
+    )
+
+
+def _stock(gateway: Gateway, name: str) -> Stock | None:
+    if name not in gateway.own:
+        return None
+    stocks: Mapping[str, Any] = {
+        "apt": lambda: AptStock(gateway.var / "apt/packages"),
+        "pypi": lambda: _pypi_stock(gateway.var),
+    }
+    return stocks[name]() if name in stocks else None
+
+
+def _pypi_stock(var: Path) -> Stock:
+    return PypiStock(server_folder(Places("pypi", var, var)) / "+files")

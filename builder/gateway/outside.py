@@ -1,0 +1,89 @@
+"""Connections past the caches, for the hosts that a stage may reach directly.
+
+The way out is that of this host: its proxy where it has one. A name that leads back to this host is
+refused whatever the stage says, unless the stage names it: its services are none of a guest's.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from builder.gateway.rules import Address, is_private_to_a_host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SECONDS = 30
+_MOST_OF_A_HEAD = 65536
+
+
+def connect(
+    address: Address,
+    *,
+    declared: bool,
+    proxies: Callable[[], dict[str, str]] = getproxies,
+) -> socket.socket:
+    """Return an open connection; raise OSError that says why there is none."""
+    proxy = proxies().get("https")
+    if proxy and not proxy_bypass(address.host):
+        return _through(proxy, address)
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    numbers = dict.fromkeys(str(where[0]) for *_, where in found)
+    allowed = [number for number in numbers if declared or not _leads_back(number)]
+    if not allowed:
+        raise OSError(f"{address} is this host itself, which a guest may not reach")
+    return _first(allowed, address.port)
+
+
+def _leads_back(number: str) -> bool:
+    return is_private_to_a_host(ipaddress.ip_address(number.partition("%")[0]))
+
+
+def _first(numbers: list[str], port: int) -> socket.socket:
+    """Connect to the first of a host's numbers that answers."""
+    *others, last = numbers
+    for number in others:
+        try:
+            return socket.create_connection((number, port), timeout=_SECONDS)
+        except OSError:
+            continue
+    return socket.create_connection((last, port), timeout=_SECONDS)
+
+
+def _through(proxy: str, address: Address) -> socket.socket:
+    """Open a tunnel through this host's proxy."""
+    parts = urlsplit(proxy)
+    link = socket.create_connection((parts.hostname or "", parts.port or 80), timeout=_SECONDS)
+    try:
+        request = f"CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n{_login(proxy)}\r\n"
+        link.sendall(request.encode())
+        head = _head(link)
+    except BaseException:
+        link.close()
+        raise
+    if b" 200" not in head.split(b"\r\n", 1)[0]:
+        link.close()
+        raise OSError(f"this host's proxy does not lead to {address}")
+    return link
+
+
+def _login(proxy: str) -> str:
+    import base64  # late: few proxies want it
+
+    user = urlsplit(proxy).netloc.rpartition("@")[0]
+    word = base64.b64encode(user.encode()).decode()
+    return f"Proxy-Authorization: Basic {word}\r\n" if user else ""
+
+
+def _head(link: socket.socket) -> bytes:
+    head = b""
+    while b"\r\n\r\n" not in head and len(head) < _MOST_OF_A_HEAD:
+        block = link.recv(1)  # what follows belongs to the tunnel
+        if not block:
+            break
+        head += block
+    return head

@@ -1,0 +1,134 @@
+"""Which places may answer a request, in their order: the cache, mirrors, the cache by itself.
+
+A cache that cannot reach its upstream answers with a 5xx. It is asked again after a pause; then for
+another mirror's copy of the same thing, where the project names mirrors; then it must do without
+upstream. An upstream that failed too often is left out for a while, also by parallel runs.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from builder.gateway.rules import Address, address_of
+from builder.gateway.server import Source
+from builder.transient import NotNowError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from builder.breaker import Breakers
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """How often one source is asked, and the longest pauses between, in seconds."""
+
+    attempts: int = 3
+    first: float = 0.5
+    most: float = 8
+
+    def take(self, sleep: Callable[[float], None] = time.sleep) -> Iterator[int]:
+        """Yield the numbers of the attempts, after a pause each, but for the first."""
+        for number in range(self.attempts):
+            if number:
+                longest = min(self.most, self.first * 2 ** (number - 1))
+                # Anything up to the longest: runs that failed together must not come together.
+                sleep(random.uniform(0, longest))  # noqa: S311 - no secret
+            yield number
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSources:
+    """A cache that is asked for paths, at its own URL."""
+
+    url: str
+    own: bool
+    pauses: Pauses = field(default_factory=Pauses)
+
+    def of(self, url: str) -> Iterator[Source]:
+        """Yield the cache, as often as it is worth asking."""
+        address = address_of(self.url)
+        assert address is not None, "settings and servers have whole URLs"  # noqa: S101
+        # A server of our own makes links from the name that the guest knows it by.
+        host = None if self.own else urlsplit(self.url).netloc.rpartition("@")[2]
+        tls = self.url.startswith("https:")
+        for _ in self.pauses.take():
+            yield Source(address, url, host=host, tls=tls)
+
+    def worked(self, source: Source) -> None:
+        """Nothing depends on it."""
+
+    def failed(self, source: Source, why: str) -> None:
+        """Likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class AptSources:
+    """The apt cache, which is asked for whole URLs and fetches them from mirrors.
+
+    ``mirrors``: the beginning of URLs → what else they may begin with. ``alone``: the address of
+    the cache without its upstream, started when it is needed.
+    """
+
+    address: Address
+    mirrors: Mapping[str, Sequence[str]]
+    breakers: Breakers | None
+    alone: Callable[[], Address | None]
+    told: Callable[[str], None]
+    pauses: Pauses = field(default_factory=Pauses)
+
+    def of(self, url: str) -> Iterator[Source]:
+        """Yield the cache for each mirror, then the cache by itself."""
+        for number, each in enumerate(alternatives(url, self.mirrors)):
+            upstream = _endpoint(each)
+            if self._refuses(upstream):
+                continue
+            if number:
+                self.told(f"{_endpoint(url)} does not answer: going on with {upstream}")
+            for _ in self.pauses.take():
+                yield Source(self.address, each, upstream=upstream)
+                if self._refuses(upstream):
+                    break
+        if alone := self.alone():
+            self.told(f"{_endpoint(url)} does not answer: going on with what the cache has")
+            yield Source(alone, url, stale=True)
+
+    def worked(self, source: Source) -> None:
+        """Remember that its upstream is there."""
+        if self.breakers and source.upstream:
+            # Another process may be about to find out, and is not disturbed.
+            with suppress(NotNowError), self.breakers.of(source.upstream).calling():
+                pass
+
+    def failed(self, source: Source, why: str) -> None:
+        """Remember that its upstream is not."""
+        if self.breakers and source.upstream:
+            with suppress(TransientError), self.breakers.of(source.upstream).calling():
+                raise TransientError(f"{source.upstream}: {why}", outage=True)
+
+    def _refuses(self, upstream: str) -> bool:
+        return self.breakers is not None and self.breakers.of(upstream).refuses
+
+
+def alternatives(url: str, mirrors: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a URL and those of its copies, by the longest beginning that has any."""
+    known = [start for start in mirrors if _begins(url, start)]
+    if not known:
+        return [url]
+    start = max(known, key=len)
+    rest = url[len(start.rstrip("/")) :]
+    return list(dict.fromkeys([url, *(other.rstrip("/") + rest for other in mirrors[start])]))
+
+
+def _begins(url: str, start: str) -> bool:
+    return url == start or url.startswith(start.rstrip("/") + "/")
+
+
+def _endpoint(url: str) -> str:
+    address = address_of(url)
+    return f"http://{address}" if address else url

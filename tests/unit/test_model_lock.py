@@ -1,0 +1,101 @@
+"""Locks of models, made from what a hub says."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from builder import model_lock
+from builder.errors import ProjectError, VaultbuildError
+from builder.transient import PermanentError
+
+WISHES = b"""\
+models:
+  - repo: org/name
+    files: ["*.json", "*.onnx"]
+  - {repo: org/other, revision: v1.0}
+"""
+HUB = "http://hub.example"
+COMMIT = "c" * 40
+
+
+class Answered:
+    def __init__(self, body):
+        self.body, self.headers = body, {}
+
+
+class Web:
+    def __init__(self):
+        info = {
+            "sha": COMMIT,
+            "siblings": [
+                {"rfilename": "config.json", "size": 2},
+                {"rfilename": "a b.onnx", "size": 9, "lfs": {"sha256": "ab" * 32, "size": 9}},
+                {"rfilename": "README.md", "size": 5},
+            ],
+        }
+        self.pages = {
+            f"{HUB}/api/models/org/name/revision/main?blobs=true": json.dumps(info).encode(),
+            f"{HUB}/api/models/org/other/revision/v1.0?blobs=true":
+                json.dumps({"sha": "1" * 40, "siblings": [
+                    {"rfilename": "x", "lfs": {"sha256": "1" * 64, "size": 1}}]}).encode(),
+            f"{HUB}/org/name/resolve/{COMMIT}/config.json": b"{}",
+        }  # fmt: skip
+
+    def read(self, url, *, limit=0):
+        if url not in self.pages:
+            raise PermanentError(f"there is no {url}")
+        return Answered(self.pages[url])
+
+
+def test_a_lock_has_commits_and_every_file_that_is_wished_for():
+    wishes = model_lock.read_wishes(Path("models.in"), WISHES)
+    text = model_lock.make_lock("# why these\n", wishes, HUB + "/", Web())
+    assert text.startswith("# why these\nschema: 1\nmodels:\n")
+    empty = hashlib.sha256(b"{}").hexdigest()
+    first, second = yaml.safe_load(text)["models"]
+    assert first == {
+        "repo": "org/name",
+        "revision": "main",
+        "commit": COMMIT,
+        "files": {
+            "a b.onnx": {"sha256": "ab" * 32, "size": 9},
+            "config.json": {"sha256": empty, "size": 2},
+        },
+    }
+    assert second["revision"] == "v1.0"
+    assert second["files"] == {"x": {"sha256": "1" * 64, "size": 1}}, "no digest is a number"
+    assert model_lock.read_commits(Path("models.lock"), text.encode()) == {
+        ("org/name", "main"): COMMIT,
+        ("org/other", "v1.0"): "1" * 40,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"models: 1", "no list of models"),
+        (b"- a", "no list of models"),
+        (b"models: [{revision: main}]", "models.0: has a model without repo"),
+        (b"a: [", "is not YAML"),
+    ],
+)
+def test_wishes_that_are_none_are_refused(content, message):
+    with pytest.raises(ProjectError, match=message):
+        model_lock.read_wishes(Path("models.in"), content)
+
+
+def test_a_pattern_that_matches_nothing_is_a_mistake():
+    wish = model_lock.Wish("org/name", "main", ("*.safetensors",))
+    with pytest.raises(VaultbuildError, match=r"no file like \*.safetensors at main"):
+        model_lock.make_lock("", (wish,), HUB, Web())
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error": "gated"}'])
+def test_a_hub_that_does_not_answer_well_is_told(body):
+    web = Web()
+    web.pages[f"{HUB}/api/models/org/name/revision/main?blobs=true"] = body
+    with pytest.raises(VaultbuildError, match="org/name"):
+        model_lock.commit_of(model_lock.Wish("org/name", "main", ()), HUB, web)

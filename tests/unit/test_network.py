@@ -1,0 +1,122 @@
+"""From the gateway's journal to the network lock, and back from its file."""
+
+import json
+
+import pytest
+
+from builder import network
+from builder.events import Event
+from builder.network import Entry, Handed, NetworkLock, Refused, Traffic, Tunnel
+
+DEB = "http://mirror.example/debian/pool/main/h/hello/hello_2.10-3_amd64.deb"
+
+
+def handed(time=1.0, url=DEB, sha256="aa", origin="upstream"):
+    return Entry("handed", time, cache="apt", url=url, sha256=sha256, bytes=5, kind="file",
+                 origin=origin)  # fmt: skip
+
+
+def started(time, role):
+    return Event("role_started", time, "base", role)
+
+
+def lock(*journal, **said):
+    return network.lock_of(journal, mode="caches", offline=False, **said)
+
+
+def test_the_role_that_ran_when_something_was_handed_out_is_the_one_that_asked():
+    events = [started(10, "first"), started(20, "second")]
+    found = lock(handed(9, "a"), handed(10, "b"), handed(19.9, "c"), handed(20, "d"), events=events)
+    assert [one.role for one in found.handed] == [None, "first", "first", "second"]
+
+
+def test_a_thing_is_named_once_as_it_came_first():
+    found = lock(handed(1), handed(2, origin="cache"))
+    assert [one.origin for one in found.handed] == ["upstream"]
+
+
+def test_an_index_that_moved_meanwhile_is_named_as_it_was_each_time():
+    found = lock(handed(1, "index", "aa"), handed(2, "index", "bb"))
+    assert [one.sha256 for one in found.handed] == ["aa", "bb"]
+
+
+def test_a_run_that_goes_on_keeps_what_was_handed_out_before():
+    before = NetworkLock(
+        "caches", offline=True, handed=(Handed("apt", "x", "cc", 1, "file", "cache", "early"),),
+        refused=(Refused("a:1", "early", 1),),
+    )  # fmt: skip
+    found = lock(handed(30), events=[started(20, "late")], before=before)
+    assert [(one.url, one.role) for one in found.handed] == [("x", "early"), (DEB, "late")]
+    assert found.offline
+    assert found.refused == before.refused
+
+
+def test_refusals_and_tunnels_are_counted_by_role_and_address():
+    journal = [
+        Entry("refused", 11, address="files.example:443"),
+        Entry("refused", 12, address="files.example:443"),
+        Entry("refused", 21, address="files.example:443"),
+        Entry("tunnel", 22, address="git.example:443", sent=10, bytes=1000),
+        Entry("tunnel", 23, address="git.example:443", sent=1, bytes=2),
+    ]
+    found = lock(*journal, events=[started(10, "one"), started(20, "two")])
+    assert found.refused == (
+        Refused("files.example:443", "one", 2),
+        Refused("files.example:443", "two", 1),
+    )
+    assert found.tunnels == (Tunnel("git.example:443", "two", 11, 1002),)
+
+
+def test_only_what_was_refused_to_this_role_is_its_reason():
+    journal = [
+        Entry("refused", 9, address="before:80"),
+        Entry("refused", 10, address="now:443"),
+        Entry("refused", 11, address="now:443"),
+        handed(12),
+    ]
+    assert network.refused_since(journal, 10) == ("now:443",)
+
+
+def test_a_lock_is_read_as_it_was_written(tmp_path):
+    whole = NetworkLock(
+        "hosts", offline=True, handed=(Handed("apt", DEB, "aa", 5, "file", "stale", "one"),),
+        refused=(Refused("a:1", None, 2),), tunnels=(Tunnel("b:2", "one", 3, 4),),
+    )  # fmt: skip
+    path = tmp_path / network.LOCK
+    network.write(path, whole)
+    assert network.read(path) == whole
+    assert json.loads(path.read_text())["handed"][0]["from"] == "stale"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "mode": "caches"}',
+             '{"schema": 1, "mode": "caches", "offline": false, "handed": [{"url": "x"}]}']
+)  # fmt: skip
+def test_what_is_no_lock_is_none(tmp_path, text):
+    path = tmp_path / network.LOCK
+    path.write_text(text)
+    assert network.read(path) is None
+    assert network.read(tmp_path / "nothing") is None
+
+
+def test_a_line_that_is_not_finished_does_not_count(tmp_path):
+    path = tmp_path / network.JOURNAL
+    path.write_text('{"what": "handed", "time": 1.0, "url": "a"}\n{"what": "han')
+    assert [each.url for each in network.read_journal(path)] == ["a"]
+    assert network.read_journal(tmp_path / "nothing") == ()
+
+
+def test_a_release_has_what_all_its_stages_got():
+    one = NetworkLock("caches", handed=(Handed("apt", "a", "1", 1, "file", "cache"),))
+    two = NetworkLock("open", handed=(*one.handed, Handed("apt", "b", "2", 1, "file", "cache")))
+    found = network.merge([one, two])
+    assert [each.url for each in found.handed] == ["a", "b"]
+    assert found.mode == "open"
+    assert network.merge([one, one]).mode == "caches"
+
+
+def test_traffic_of_stages_adds_up_and_unknown_time_stays_unknown():
+    one, two = Traffic(1, 2, 3, 4, 5.0), Traffic(1, 1, 1, 1, None)
+    assert one + two == Traffic(2, 3, 4, 5, 5.0)
+    assert two + two == Traffic(2, 2, 2, 2, None)
+    assert Traffic.from_json({"mode": "caches"}) == Traffic()

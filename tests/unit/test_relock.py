@@ -1,0 +1,215 @@
+"""New pins for a whole project: everything is found first, then written."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builder import relock
+from builder.digest import digest_file
+from builder.errors import StoreError, VaultbuildError
+from builder.pipeline import load_pipeline
+from builder.project import Project
+from builder.record import BuildRecord, DiskRecord
+from builder.relock import Wanted
+from builder.store import DISK
+from builder.transient import PermanentError
+from builder.upstream import Sources
+
+ROOT = Path(__file__).parents[2]
+SUITE = "http://mirror.example/debian/dists/trixie"
+SECURITY = "http://mirror.example/security/dists/trixie-security"
+MAIN = "main/binary-amd64"
+SUMS = "http://images.example/SHA256SUMS"
+PIPELINE = """\
+schema: 1
+name: tiny
+version: "1.0.0"
+variant: one
+stages: [base, final]
+variants:
+  one:
+    source:
+      bootstrap:
+        suite: trixie
+        mirrors:
+          - deb http://mirror.example/debian trixie main
+          - deb http://mirror.example/security trixie-security main contrib
+        packages: [openssl=3.5.4-1, zstd]  # two
+    variables:
+      greeting_text: 550.163.01-2
+  two:
+    source:
+      cloud_image:
+        url: http://images.example/two.qcow2
+        sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""
+
+
+class Answered:
+    def __init__(self, body):
+        self.body, self.headers = body, {}
+
+
+class Web:
+    """Stands in for a fetcher: what is not among the pages is not there."""
+
+    def __init__(self, pages):
+        self.pages, self.asked = pages, []
+
+    def read(self, url, *, limit=0):
+        self.asked.append(url)
+        if url not in self.pages:
+            raise PermanentError(f"there is no {url}")
+        return Answered(self.pages[url])
+
+
+@pytest.fixture
+def pinned(project, archives):
+    """A project with pins of every kind, and what upstream has of them."""
+    archives.publish(SUITE, {MAIN: {"openssl": "3.5.4-1", "driver": "555-1"}})
+    archives.publish(SECURITY, {MAIN: {"openssl": "3.5.5-1"}})
+    archives.pages[SUMS] = f"{'1' * 64}  two.qcow2\n".encode()
+    page = "http://hub.example/api/models/org/name/revision/main?blobs=true"
+    files = [{"rfilename": "x", "lfs": {"sha256": "ab" * 32, "size": 1}}]
+    archives.pages[page] = json.dumps({"sha": "2" * 40, "siblings": files}).encode()
+    project({
+        "stages/pipeline.yml": PIPELINE,
+        "stages/final/requirements.in": "numpy\n",
+        "stages/final/requirements.lock": "numpy==2.5.5\n",
+        "stages/final/models.in": "models: [{repo: org/name}]\n",
+    })  # fmt: skip
+    return project()
+
+
+@pytest.fixture
+def find(pinned, archives):
+    """Look for pins with the words of a command line."""
+    web = Web(archives.pages)
+    sources = Sources(web, web, lambda _: "numpy==2.5.6\n", lambda: "http://hub.example")
+
+    def run(*words):
+        return relock.relock(pinned, sources, Wanted.of(words))
+
+    return run
+
+
+def texts(folder):
+    return {path: path.read_text() for path in folder.glob("stages/**/*") if path.is_file()}
+
+
+def test_everything_is_found_and_written_as_the_diff_says(find, pinned):
+    before = texts(pinned)
+    found = find()
+    assert [str(change.path) for change in found.changes] == [
+        "stages/pipeline.yml", "stages/final/requirements.lock", "stages/final/models.lock",
+    ]  # fmt: skip
+    assert {path: before[path] for path in before} == {
+        path: text for path, text in texts(pinned).items() if path in before
+    }, "nothing is written while it is looked for"
+    relock.write(pinned, found)
+    text = (pinned / "stages/pipeline.yml").read_text()
+    assert text == PIPELINE.replace("3.5.4-1", "3.5.5-1").replace(
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "1" * 64
+    )
+    assert load_pipeline(pinned, "two").source.settings["sha256"] == "1" * 64
+    assert (pinned / "stages/final/requirements.lock").read_text() == "numpy==2.5.6\n"
+    assert find().changes == [], "what is new is not newer"
+
+
+def test_a_diff_can_be_applied(find, pinned, require_program):
+    git = require_program("git")
+    subprocess.run([git, "init", "-q"], cwd=pinned, check=True)
+    diff = "".join(change.diff() for change in find().changes)
+    subprocess.run([git, "apply", "-"], cwd=pinned, check=True, input=diff, text=True)
+    assert find().changes == []
+
+
+def test_a_file_without_a_last_line_break_has_a_diff_that_says_so():
+    change = relock.Change(Path("a.lock"), "numpy==1", "numpy==2\n")
+    assert "-numpy==1\n\\ No newline at end of file\n+numpy==2\n" in change.diff()
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (["packages"], ["stages/pipeline.yml"]),
+        (["openssl"], ["stages/pipeline.yml"]),
+        (["image"], ["stages/pipeline.yml"]),
+        (["wheels"], ["stages/final/requirements.lock"]),
+        (["models", "wheels"], ["stages/final/requirements.lock", "stages/final/models.lock"]),
+        (["stages/final/requirements.in"], ["stages/final/requirements.lock"]),
+        (["stages/final/models.lock"], ["stages/final/models.lock"]),
+        (["greeting_text"], []),
+    ],
+)
+def test_only_what_is_asked_for_is_looked_at(find, words, files):
+    assert [str(change.path) for change in find(*words).changes] == files
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [("opensl", "nothing here is pinned by the name opensl"), ("stages/x.lock", "is no lock")],
+)
+def test_a_word_that_names_nothing_is_told(find, word, message):
+    with pytest.raises(StoreError, match=message) as caught:
+        find(word)
+    assert "openssl" in caught.value.hint or "requirements.lock" in caught.value.hint
+
+
+def test_when_somebody_cannot_be_asked_nothing_is_written(find, pinned, archives):
+    del archives.pages[f"{SECURITY}/InRelease"]
+    before = texts(pinned)
+    with pytest.raises(VaultbuildError, match="there is no"):
+        find()
+    assert texts(pinned) == before
+
+
+def test_an_edit_while_it_was_looked_for_is_not_lost(find, pinned):
+    found = find()
+    (pinned / "stages/final/requirements.lock").write_text("numpy==2.5.4\n")
+    before = texts(pinned)
+    with pytest.raises(StoreError, match=r"requirements.lock was edited meanwhile"):
+        relock.write(pinned, found)
+    assert texts(pinned) == before
+
+
+def test_a_variable_follows_the_packages_of_the_last_image(find, pinned, monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    packer = tmp_path / "bin/packer"
+    packer.write_text("#!/bin/sh\necho Packer v1.6.6\n")
+    packer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{packer.parent}:{os.environ['PATH']}")
+    shutil.copytree(ROOT / "packer", pinned / "packer", dirs_exist_ok=True)
+    made = Project(pinned, engine="nspawn")
+    inputs = made.inputs("base")[-1]
+    with made.store.staging() as staged:
+        (staged / DISK).write_bytes(b"disk")
+        record = BuildRecord(
+            key=inputs.key,
+            variant="one",
+            stage="base",
+            created="2026-11-20T10:00:00Z",
+            seconds=1.0,
+            documents=inputs.documents,
+            parent=None,
+            disk=DiskRecord(digest_file(staged / DISK), 4),
+            packages={"dpkg": {"driver": "550.163.01-2"}},
+        )
+        made.store.commit(staged, record)
+    made.store.remember("one", "base", inputs.documents)
+    (edit,) = find("greeting_text").edits
+    assert (edit.what, edit.before, edit.after) == ("greeting_text", "550.163.01-2", "555-1")
+
+
+def test_the_document_for_machines(find):
+    document = find("packages").to_json(written=False)
+    assert document["written"] is False
+    assert document["edits"] == [
+        {"file": "stages/pipeline.yml", "line": 14, "what": "openssl", "before": "3.5.4-1",
+         "after": "3.5.5-1"},
+    ]  # fmt: skip
+    assert document["files"][0]["diff"].startswith("--- a/stages/pipeline.yml")
