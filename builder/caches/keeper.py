@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import process
-from builder.caches.state import State, Terms
+from builder.caches.state import OFFLINE, State, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _GLANCE = 0.3  # seconds between two looks at the users; the price of a killed run
 _GRACE = 10
-ONLINE, OFFLINE = "online", "offline"
 
 
 def main(arguments: Sequence[str]) -> None:

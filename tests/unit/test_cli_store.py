@@ -1,5 +1,6 @@
 """The commands that tell what the store holds, and make it smaller."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,10 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from builder import caches, cli_cache
+from builder.breaker import Breakers
 from builder.cli import main
 from builder.project import Project
 from builder.record import BuildRecord, DiskRecord
 from builder.store import DISK, Store
+from builder.transient import TransientError
 
 
 @pytest.fixture
@@ -214,6 +217,18 @@ def test_the_status_tells_what_the_caches_keep(run, cached):
     }  # fmt: skip
     assert document["caches"][0]["holds"]["files"] == 2
     assert document["caches"][0]["holds"]["oldest_use"].endswith("Z")
+
+
+def test_a_server_that_is_not_asked_is_told(run, cached):
+    breaker = Breakers(cached / "cache/var/run/breakers", failures=1).of("http://mirror.example/x")
+    with contextlib.suppress(TransientError), breaker.calling():
+        raise TransientError("it answers 503")
+    told = run("--project", cached, "cache", "status", "apt").stdout
+    [line] = [line for line in told.splitlines() if line.startswith("not asked for now: ")]
+    assert "mirror.example" in line
+    assert "503" in line
+    document = json.loads(run("--project", cached, "cache", "status", "--json").stdout)
+    assert [each["state"] for each in document["breakers"]] == ["open"]
 
 
 def test_one_cache_is_told_without_the_store(run, cached):

@@ -121,7 +121,7 @@ def test_guests_do_not_see_the_second_server(home):
 
 def test_a_truncated_package_is_completed_and_a_deleted_one_fetched_again(home, origin):
     fill(home, origin, DEB)
-    kept = next((home / "cache/var/apt/packages").rglob("hello_1_amd64.deb"))
+    [kept] = (home / "cache/var/apt/packages").rglob("hello_1_amd64.deb")
     os.truncate(kept, 100)
     with online(home) as endpoints:
         # Half a file is none for the server that may not ask.
@@ -134,7 +134,7 @@ def test_a_truncated_package_is_completed_and_a_deleted_one_fetched_again(home, 
 def test_a_flipped_bit_is_handed_out_so_somebody_else_must_look(home, origin):
     """If this fails, apt-cacher-ng has learnt to check what it keeps: docs/caches.md says it."""
     fill(home, origin, DEB)
-    kept = next((home / "cache/var/apt/packages").rglob("hello_1_amd64.deb"))
+    [kept] = (home / "cache/var/apt/packages").rglob("hello_1_amd64.deb")
     kept.write_bytes(b"X" + kept.read_bytes()[1:])
     with online(home) as endpoints:
         assert get(endpoints.apt, origin.url + DEB) == (200, b"X" + origin.files[DEB][1:])
