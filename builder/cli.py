@@ -35,6 +35,7 @@ from builder.cli_options import (
     variant_option,
 )
 from builder.cli_plan import Asking, asking_option, plan
+from builder.cli_warm import warm
 from builder.errors import Interrupted, VaultbuildError, host_error
 
 if TYPE_CHECKING:
@@ -402,5 +403,6 @@ def show(
 main.add_command(render)
 main.add_command(shell)
 main.add_command(cache)
+cache.add_command(warm)
 main.add_command(doctor)
 main.add_command(lock)

@@ -11,7 +11,7 @@ from builder.cli_options import Command, Settings, json_option
 from builder.errors import ProjectError, VaultbuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from builder.breaker import State
     from builder.caches import Status
@@ -200,6 +200,11 @@ def _age(_ctx: click.Context, _param: click.Parameter, value: str | None) -> flo
         raise click.BadParameter(str(error)) from error
 
 
+def size_option(name: str, about: str) -> Callable[[Any], Any]:
+    """Return an option that takes a size, such as 50G."""
+    return click.option(name, callback=_size, metavar="SIZE", help=about)
+
+
 @cache.command(cls=Command)
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice((STORE, *NAMES)))
 @click.option(
@@ -209,12 +214,7 @@ def _age(_ctx: click.Context, _param: click.Parameter, value: str | None) -> flo
     show_default=True,
     help="How many images of each stage of each variant stay in the store.",
 )
-@click.option(
-    "--max-size",
-    callback=_size,
-    metavar="SIZE",
-    help="Let go what was not used for longest until the rest fits: 50G, 500M.",
-)
+@size_option("--max-size", "Let go what was not used for longest until the rest fits: 50G, 500M.")
 @click.option(
     "--older-than", callback=_age, metavar="AGE", help="Keep what was used since: 30d, 12h, 4w."
 )

@@ -6,22 +6,44 @@ that is left.
 
 from __future__ import annotations
 
+import contextlib
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _BAR_WIDTH = 20
 _MINUTE = 60
 # Below this, an estimate has nothing left to say.
 _NEARLY = 3
+
+
+@contextlib.contextmanager
+def downloads(total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how much came of ``total`` bytes; yield what hears of more."""
+    console = Console(stderr=True, quiet=quiet)
+    columns = (SpinnerColumn("line"), BarColumn(_BAR_WIDTH), DownloadColumn(binary_units=True),
+               TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=total or None)
+        yield lambda count: bar.advance(task, count)
 
 
 class LiveLine:

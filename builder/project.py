@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import process
+from builder import network, process
 from builder.digest import Facts, StatCache, digest_document, file_signature, short
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import QemuEngine
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from builder.engines import Engine
+    from builder.network import NetworkLock
     from builder.pipeline import Pipeline, Stage
     from builder.plan import Plan, Reason
     from builder.store import Image
@@ -226,6 +227,17 @@ class Project:
             return None
         image = self.store.find(self.inputs(stage.parent)[-1].key)
         return image.record.packages.get("dpkg") if image else None
+
+    def network_locks(self) -> tuple[NetworkLock, ...]:
+        """Return the locks of the images as they stand now, of all stages, and of their source."""
+        found: list[NetworkLock] = []
+        for stage in self.pipeline.stages:
+            inputs = self.inputs(stage.name)[-1]
+            keys = [inputs.keys[0], inputs.key] if stage.parent is None else [inputs.key]
+            images = (self.store.find(key) for key in keys)
+            locks = (network.read(image.folder / network.LOCK) for image in images if image)
+            found += [lock for lock in locks if lock]
+        return tuple(found)
 
     def disk_to_open(self, name: str, *, failed: bool) -> tuple[Path, str]:
         """Return the disk of a stage as it stands now, and the name of the lock that holds it.

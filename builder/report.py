@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from builder.holdings import Amount, Entry, StageShare
     from builder.live import LiveLine
     from builder.plan import Plan, Reason, Step
+    from builder.prefetch import Warmed
     from builder.prune import Choice
     from builder.record import BuildRecord
     from builder.store import Image
@@ -319,6 +320,25 @@ def _network_lines(told: Any) -> Iterable[str]:
         yield f"stale     {stale} things were not asked for upstream, which did not answer"
     if tunnels := told.get("tunnels"):
         yield f"tunnels   {', '.join(tunnels)} (nobody knows what they gave)"
+
+
+def warm_lines(done: Warmed) -> Iterable[str]:
+    """Yield what came of warming: what is not as the lock says, then a sum."""
+    for one in done.found:
+        if one.state not in {"present", "fetched"}:
+            yield f"{one.state:<8}{one.want.cache:<6}{one.want.url}  {one.why}".rstrip()
+    for url in done.beyond:
+        yield f"beyond  {url}: no cache has what is fetched past them"
+    for what in done.left:
+        yield f"left    {what}: the budget is used up"
+    counts: dict[str, int] = {}
+    for one in done.found:
+        counts[one.state] = counts.get(one.state, 0) + 1
+    told = [f"{count} {state}" for state, count in counts.items()]
+    told += [f"{len(house.wheels)} wheels" for house in done.provided.wheels]
+    told += [f"model {model.repo}" for model in done.provided.models]
+    told += [done.image.path.name] if done.image else []
+    yield f"{', '.join(told) or 'nothing to warm'}; {size(done.received)} fetched"
 
 
 def verdict_line(verdict: Verdict) -> str:

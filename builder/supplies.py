@@ -63,16 +63,39 @@ class Supplies:
         return gateway.archives_in(lines)
 
     @contextlib.contextmanager
-    def served(self, stage: Stage | None, journal: Path) -> Iterator[Endpoints]:
-        """Serve one stage, or the making of the source (None), for the length of the block."""
-        with gateway.opened(self._gateway(stage), journal) as urls:
+    def served(
+        self,
+        stage: Stage | None,
+        journal: Path,
+        *,
+        archives: frozenset[gateway.Address] = frozenset(),
+    ) -> Iterator[Endpoints]:
+        """Serve one stage, or the making of the source (None), for the length of the block.
+
+        ``archives`` may be reached beside those of the pipeline.
+        """
+        with gateway.opened(self._gateway(stage, archives), journal) as urls:
             yield Endpoints(urls)
 
-    def _gateway(self, stage: Stage | None) -> gateway.Gateway:
+    @property
+    def stocks(self) -> dict[str, gateway.Stock]:
+        """Where the caches of this project keep their files."""
+        return gateway.stocks(self.var, self._own)
+
+    @property
+    def _own(self) -> frozenset[str]:
+        settings = self.pipeline.caches
+        return frozenset(
+            name for name in self.endpoints.urls if not (settings.get(name) or {}).get("url")
+        )
+
+    def _gateway(
+        self, stage: Stage | None, archives: frozenset[gateway.Address]
+    ) -> gateway.Gateway:
         settings = self.pipeline.caches
         rules = gateway.Rules(
             mode="open" if stage and stage.network == "open" else "caches",
-            archives=self.archives,
+            archives=self.archives | archives,
             hosts=frozenset(stage.hosts if stage else ()) | self._teams(),
             offline=self.offline,
         )
@@ -81,7 +104,7 @@ class Supplies:
             urls={name: url for name, url in urls.items() if name in GUEST_PORTS},
             rules=rules,
             var=self.var,
-            own=frozenset(name for name in urls if not settings.get(name, {}).get("url")),
+            own=self._own,
             mirrors=settings.get("apt", {}).get("mirrors") or {},
             alone=self._apt_alone,
             breakers=self._breakers,

@@ -27,29 +27,21 @@ from builder.gateway.outside import connect
 from builder.gateway.rules import Address, Rules, address_of, archives_in
 from builder.gateway.server import Listener, Port
 from builder.gateway.sources import AptSources, IndexSources, Pauses
-from builder.gateway.stock import AptStock, PypiStock, Storekeeper
+from builder.gateway.stock import AptStock, PypiStock, Stock, Storekeeper
 from builder.gateway.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
     from socket import socket
 
     from builder.breaker import Breakers
     from builder.gateway.server import Sources
-    from builder.gateway.stock import Stock
 
 __all__ = [
-    "Address",
-    "Gateway",
-    "Journal",
-    "Pauses",
-    "Rules",
-    "Tally",
-    "address_of",
-    "archives_in",
-    "opened",
-]
+    "Address", "Gateway", "Journal", "Pauses", "Rules", "Stock", "Tally", "address_of",
+    "archives_in", "opened", "stocks",
+]  # fmt: skip
 
 _PROXIES = ("apt",)
 
@@ -99,7 +91,7 @@ def opened(gateway: Gateway, journal: Path) -> Iterator[dict[str, str]]:
 
 
 def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journal) -> Port:
-    stock = _stock(gateway, name)
+    stock = stocks(gateway.var, gateway.own).get(name)
     keeper = None
     if stock:
         keeper = Storekeeper(name, stock, ledger, gateway.var / "quarantine", gateway.told)
@@ -128,15 +120,10 @@ def _sources(gateway: Gateway, name: str, url: str) -> Sources:
     )
 
 
-def _stock(gateway: Gateway, name: str) -> Stock | None:
-    if name not in gateway.own:
-        return None
-    stocks: Mapping[str, Any] = {
-        "apt": lambda: AptStock(gateway.var / "apt/packages"),
-        "pypi": lambda: _pypi_stock(gateway.var),
+def stocks(var: Path, own: Collection[str]) -> dict[str, Stock]:
+    """Return where caches of our own keep their files, by name; of some nobody looks."""
+    found: dict[str, Stock] = {
+        "apt": AptStock(var / "apt/packages"),
+        "pypi": PypiStock(server_folder(Places("pypi", var, var)) / "+files"),
     }
-    return stocks[name]() if name in stocks else None
-
-
-def _pypi_stock(var: Path) -> Stock:
-    return PypiStock(server_folder(Places("pypi", var, var)) / "+files")
+    return {name: stock for name, stock in found.items() if name in own}
