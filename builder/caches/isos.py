@@ -77,8 +77,9 @@ def ensure(
     if local is not None:
         return _own(local, url, sha256)
     store = Shelf("isos", project / "cache/var")
-    place = store.folder / sha256 / _name(url)
-    sources = [f"{cache_url.rstrip('/')}/{sha256}/{place.name}", url] if cache_url else [url]
+    place = _there(store.folder / sha256) or store.folder / sha256 / _name(url)
+    team = f"{cache_url.rstrip('/')}/{sha256}/{_name(url)}" if cache_url else None
+    sources = [team, url] if team else [url]
     fetch = None if offline or fetcher is None else _fetching(sources, sha256, fetcher, progress)
     kept = store.obtain(place, sha256, fetch)
     if kept is None:
@@ -104,12 +105,12 @@ def ensure(
 def items(folder: Path) -> list[shelf.Item]:
     """Return each file of the cache; ``folder`` is the project's ``cache/var``."""
     store = Shelf("isos", folder)
-    return [_item(store, path) for path in sorted(store.folder.glob("*")) if path.is_dir()]
+    return [_item(store, path) for path in sorted(store.folder.glob("[!.]*")) if path.is_dir()]
 
 
 def drop(folder: Path, item: kept.Item) -> bool:
     """Remove a file with all that is beside it; say whether it is gone."""
-    return shelf.drop(folder, item, [Shelf("isos", folder).lock_file(Path(item.place).name)])
+    return shelf.drop(Shelf("isos", folder), item, [Path(item.place).name])
 
 
 def _item(store: Shelf, place: Path) -> shelf.Item:
@@ -214,6 +215,12 @@ def _own(local: Path, url: str, sha256: str) -> IsoGot:
         message = f"{url} has SHA-256 {found}\n       wanted {sha256}"
         raise StoreError(message, hint=_CHECKSUM)
     return IsoGot(local, sha256, local.stat().st_size, url)
+
+
+def _there(place: Path) -> Path | None:
+    """Return the file that is there, which another address may have given another name."""
+    found = (path for path in sorted(place.glob("*")) if shelf.is_whole(path))
+    return next(found, None)
 
 
 def _local(url: str, project: Path) -> Path | None:
