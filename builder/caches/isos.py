@@ -80,8 +80,18 @@ def ensure(
     place = _there(store.folder / sha256) or store.folder / sha256 / _name(url)
     team = f"{cache_url.rstrip('/')}/{sha256}/{_name(url)}" if cache_url else None
     sources = [team, url] if team else [url]
-    fetch = None if offline or fetcher is None else _fetching(sources, sha256, fetcher, progress)
-    kept = store.obtain(place, sha256, fetch)
+    stamp = place.with_name(STAMP)
+
+    def fetch(path: Path) -> Got:
+        assert fetcher is not None  # noqa: S101 - for the type checker: see below
+        got = _fetched(sources, path, sha256, fetcher, progress)
+        # What a cache of the team calls a version is no word of upstream's.
+        version = (None, None) if team else (got.etag, got.modified)
+        # Under the lock: whoever waits for it finds the file confirmed.
+        Stamp(redacted(url), now(), *version).write(stamp)
+        return got
+
+    kept = store.obtain(place, sha256, None if offline or fetcher is None else fetch)
     if kept is None:
         missing = [f"{redacted(url)} with SHA-256 {sha256}"]
         raise shelf.not_cached("an image is", missing, cache="isos")
@@ -94,11 +104,9 @@ def ensure(
         seconds=kept.seconds,
         spoiled=kept.spoiled,
     )
-    stamp = place.with_name(STAMP)
-    if fetch is not None and (kept.received or kept.etag or kept.spoiled):
-        fresh = Stamp(redacted(url), now(), kept.etag, kept.modified)
-        fresh.write(stamp)
-        return replace(got, checked=fresh.checked)
+    if kept.fetched:
+        written = Stamp.read(stamp)
+        return replace(got, checked=written.checked if written else None)
     return _confirmed(got, url, stamp, None if offline else fetcher, ttl=ttl, now=now())
 
 
@@ -182,26 +190,23 @@ def _lower(answer: Answer) -> dict[str, str]:
     return {name.lower(): value for name, value in answer.headers.items()}
 
 
-def _fetching(
+def _fetched(
     sources: Sequence[str],
+    path: Path,
     sha256: str,
     fetcher: Downloads,
     progress: Callable[[int], None] | None,
-) -> Callable[[Path], Got]:
+) -> Got:
     first, *others = sources
-
-    def fetch(path: Path) -> Got:
-        told = shelf.growing(progress)
-        try:
-            return fetcher.file(first, path, sha256=sha256, mirrors=others, progress=told)
-        except (TransientError, PermanentError) as error:
-            if f"wanted {sha256}" in error.message:
-                raise StoreError(error.message, hint=_CHECKSUM) from error
-            kind = TransientError if isinstance(error, TransientError) else PermanentError
-            message = f"cannot fetch {redacted(sources[-1])}: {error.message}"
-            raise kind(message, hint=_hinted(error)) from error
-
-    return fetch
+    told = shelf.growing(progress)
+    try:
+        return fetcher.file(first, path, sha256=sha256, mirrors=others, progress=told)
+    except (TransientError, PermanentError) as error:
+        if f"wanted {sha256}" in error.message:
+            raise StoreError(error.message, hint=_CHECKSUM) from error
+        kind = TransientError if isinstance(error, TransientError) else PermanentError
+        message = f"cannot fetch {redacted(sources[-1])}: {error.message}"
+        raise kind(message, hint=_hinted(error)) from error
 
 
 def _hinted(error: VaultbuildError) -> str:

@@ -93,8 +93,9 @@ def ensure(
         missing += [f"{model}: {path}" for path in absent]
         if not absent:
             found = [one for one in kept if one is not None]
-            place.note()
-            got.append(_confirmed(place, found, asked, ttl=ttl, now=now()))
+            with store.locked(model.commit, str(model)):
+                place.note()
+                got.append(_confirmed(place, found, asked, ttl=ttl, now=now()))
     if missing:
         raise shelf.not_cached("files of models are", missing, cache="models")
     return tuple(got)

@@ -90,8 +90,8 @@ def not_cached(what: str, missing: Iterable[str], *, cache: str) -> NotCachedErr
 class Kept:
     """A file of a cache, with the bytes that its digest says.
 
-    ``received`` are the bytes that came over the network for it now, ``spoiled`` tells that it was
-    there with other bytes.
+    ``fetched`` tells that somebody was asked for it now, ``received`` how many bytes came, and
+    ``spoiled`` that it was there with other bytes.
     """
 
     path: Path
@@ -100,8 +100,7 @@ class Kept:
     received: int = 0
     seconds: float = 0.0
     spoiled: bool = False
-    etag: str | None = None
-    modified: str | None = None
+    fetched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +150,7 @@ class Shelf:
                 received=got.received,
                 seconds=got.seconds,
                 spoiled=there,
-                etag=got.etag,
-                modified=got.modified,
+                fetched=True,
             )
 
     def verified(self, path: Path, sha256: str) -> bool:

@@ -152,8 +152,10 @@ def test_at_another_address_it_is_the_same_image(ensure, server):
 
 def test_a_cache_of_the_team_is_asked_first(ensure, server, upstreams):
     team = upstreams({f"/{SHA256}/image.qcow2": IMAGE})
+    team.put(f"/{SHA256}/image.qcow2", IMAGE, etag='"of the team"')
     assert ensure(cache_url=f"{team.url}/").received == len(IMAGE)
     assert server.requests == []
+    assert not ensure(cache_url=f"{team.url}/", now=later).stale
 
 
 def test_a_cache_of_the_team_need_not_have_it(ensure, server, upstreams):
@@ -195,6 +197,12 @@ def test_what_is_fresh_asks_nobody(ensure, server):
     server.requests.clear()
     assert not ensure().stale
     assert server.requests == []
+
+
+def test_what_was_fetched_just_now_is_confirmed(ensure, server):
+    assert not ensure(ttl=0).stale
+    assert [request.method for request in server.requests] == ["GET"]
+    assert ensure(ttl=0, offline=True).stale
 
 
 def test_an_old_one_is_confirmed(ensure, server):
