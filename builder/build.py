@@ -14,8 +14,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__, caches, files, network, texts
-from builder.errors import HostError
+from builder.errors import HostError, VaultbuildError
 from builder.inputs import snapshot
+from builder.patience import Patience, persevere
 from builder.record import BuildRecord, utc_now
 from builder.reporter import Tee
 from builder.sources import make_source
@@ -77,13 +78,13 @@ def _carry_out(
     options: Options,
 ) -> Image:
     project.store.sweep()
-    works = any(step.action != "reuse" for step in plan.steps)
+    works = [step.stage for step in plan.steps if step.action != "reuse"]
     if works:
         project.packer.require_plugins(project.engine.name)
         _require_space(project)
     with (
         _snapshots(plan, lineage, project) as inputs_of,
-        _supplies(project, reporter, options, wanted=works) as supplies,
+        _supplies(project, reporter, options, works) as supplies,
     ):
         place = Workplace(project, reporter, options, supplies, inputs_of)
         image: Image | None = None
@@ -145,16 +146,24 @@ def _snapshots(
 
 @contextlib.contextmanager
 def _supplies(
-    project: Project, reporter: Reporter, options: Options, *, wanted: bool
+    project: Project, reporter: Reporter, options: Options, works: Sequence[str]
 ) -> Iterator[Supplies | None]:
     """Have the caches answer, and what the stages need of them ready."""
-    if not wanted:
+    if not works:
         yield None
         return
+    from builder.needs import needs_of  # late: what reuses everything needs nothing
+    from builder.provide import Means, names_for, of_stages, provide
+
     reporter.doing("starting the caches")
-    pipeline = project.pipeline
-    with caches.running(pipeline.caches, project.folder, offline=options.offline) as endpoints:
-        yield Supplies(pipeline, project.var, endpoints, reporter, offline=options.offline)
+    pipeline, offline = project.pipeline, options.offline
+    needs = of_stages(needs_of(pipeline, project.packages_below), works)
+    with caches.running(
+        pipeline.caches, project.folder, names=names_for(needs), offline=offline
+    ) as endpoints:
+        means = Means(project.folder, endpoints, pipeline.caches, reporter.note, offline=offline)
+        done = provide(needs, means)
+        yield Supplies(pipeline, project.var, endpoints, reporter, offline, done.houses)
 
 
 @contextlib.contextmanager
@@ -238,7 +247,11 @@ def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplac
         started = time.monotonic()
         source = None if parent else _source(inputs, place, again=step.moved)
         with _below(parent or source, place) as (below, held):
-            image = build_stage(step, inputs, below, (lock, held), place)
+            image = persevere(
+                lambda: build_stage(step, inputs, below, (lock, held), place),
+                Patience(attempts=place.options.attempts),
+                reporter.warning,
+            )
     reporter.stage_finished(step, image.record, time.monotonic() - started)
     return image
 
@@ -294,10 +307,19 @@ def _make_source(
     pipeline: Pipeline, staged: Path, key: str, logs: Path, place: Workplace
 ) -> dict[str, Any]:
     """Make the root disk; write its network lock; return what its record says of the network."""
-    supplies = place.supplies
-    assert supplies is not None, "a source is made in a run that builds"  # noqa: S101
-    with supplies.served(None, logs / network.JOURNAL) as seen:
-        make_source(pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs)
+    supplies = place.outside
+    journal = logs / network.JOURNAL
+    try:
+        with supplies.served(None, journal) as seen:
+            image = make_source(
+                pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs,
+                offline=supplies.offline,
+            )  # fmt: skip
+        if image:
+            supplies.note_image(image, journal)
+    except VaultbuildError as error:
+        network.blame(error, network.read_journal(journal))
+        raise
     lock, told = supplies.settle(None, logs)
     network.write(staged / network.LOCK, lock)
     return told

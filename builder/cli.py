@@ -215,7 +215,7 @@ def _make(
 
     name = project.target(stage)
     inputs = project.inputs(name)
-    found = asking.ask(project, inputs, reporter)
+    found = asking.ask(project, inputs, reporter, offline=options.offline)
     decided = project.plan(name, inputs, force=force, moved=found.reasons if found else None)
     return carry_out(decided, inputs, project, reporter, options)
 
@@ -384,6 +384,7 @@ def show(
       vaultbuild show frameworks --json
     """
     from builder import report
+    from builder.upstream import remembered
 
     project = settings.project(variant, engine)
     image = project.image(project.target(stage))
@@ -394,6 +395,8 @@ def show(
         return
     for line in report.record_lines(image, verdict):
         report.emit(line)
+    if known_upstream := remembered(project, image):
+        report.emit(f"upstream  {known_upstream.about(image.record.stage)}")
 
 
 main.add_command(render)

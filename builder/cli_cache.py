@@ -13,6 +13,7 @@ from builder.errors import ProjectError, VaultbuildError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from builder.breaker import State
     from builder.caches import Status
     from builder.holdings import Entry
     from builder.project import Project
@@ -142,12 +143,10 @@ def cache_status(settings: Settings, names: tuple[str, ...], *, as_json: bool) -
             report.emit(line)
 
 
-def _open_breakers(project: Project) -> list[Any]:
+def _open_breakers(project: Project) -> list[State]:
     """Return the servers that are not asked at the moment, since they failed again and again."""
-    try:
-        from builder.breaker import Breakers  # type: ignore[import-untyped, import-not-found, unused-ignore]
-    except ImportError:
-        return []
+    from builder.breaker import Breakers
+
     folder = project.store.root / "run/breakers"
     return [state for state in Breakers(folder).states() if state.state != "closed"]
 

@@ -36,7 +36,12 @@ class Asking:
     max_age: float | None = None
 
     def ask(
-        self, project: Project, inputs: tuple[StageInputs, ...], reporter: Reporter
+        self,
+        project: Project,
+        inputs: tuple[StageInputs, ...],
+        reporter: Reporter,
+        *,
+        offline: bool = False,
     ) -> Refresh | None:
         """Return what upstream says, where it is asked; tell what it does not say."""
         if not self.refresh:
@@ -48,6 +53,7 @@ class Asking:
             inputs,
             sources=lambda: upstream.sources_of(project, told=reporter.note),
             max_age=self.max_age,
+            offline=offline,
         )
         for line in found.warnings():
             reporter.warning(line)

@@ -33,10 +33,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What most likely lies behind an error: a rule of the catalogue in builder/failures.yml."""
+    """What most likely lies behind an error: a rule of the catalogue in builder/failures.yml.
+
+    ``passes``: it goes away by itself, so the same may be tried again a little later.
+    """
 
     rule: str
     sentence: str
+    passes: bool = False
 
     def __str__(self) -> str:
         return f"{self.sentence} [{self.rule}]"

@@ -43,6 +43,7 @@ class Rule:
     cause: str
     cure: str
     example: str
+    passes: bool = False  # by itself: a mirror that restarts, not a version that is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Diagnosis:
     rule: str
     cause: str
     cure: str
+    passes: bool = False
 
 
 def diagnose(text: str, where: str, rules: Iterable[Rule] | None = None) -> Diagnosis | None:
@@ -64,7 +66,8 @@ def diagnose(text: str, where: str, rules: Iterable[Rule] | None = None) -> Diag
         found = rule.pattern.search(text) if rule.where in (where, "any") else None
         if found:
             groups = {name: _one_line(value) for name, value in found.groupdict("").items()}
-            return Diagnosis(rule.id, rule.cause.format(**groups), rule.cure.format(**groups))
+            cause, cure = rule.cause.format(**groups), rule.cure.format(**groups)
+            return Diagnosis(rule.id, cause, cure, rule.passes)
     return None
 
 
@@ -74,7 +77,7 @@ def explained(error: ErrorT, text: str, where: str, *, hint: str | None = None) 
     The error's own hint stays, below the cure. ``hint`` is for an error that nothing explains.
     """
     if found := diagnose(text, where):
-        error.cause = Cause(found.rule, found.cause)
+        error.cause = Cause(found.rule, found.cause, found.passes)
         error.hint = "\n".join(dict.fromkeys(filter(None, (found.cure, error.hint))))
     else:
         error.hint = error.hint or hint
@@ -109,10 +112,11 @@ def load(path: Path = CATALOGUE) -> tuple[Rule, ...]:
     return rules
 
 
-def _rule(entry: Mapping[str, str]) -> Rule:
+def _rule(entry: Mapping[str, Any]) -> Rule:
     texts = {name: entry[name].strip() for name in ("id", "cause", "cure", "example")}
     pattern = re.compile(entry["pattern"], re.MULTILINE)
-    return Rule(where=entry.get("where", "any"), pattern=pattern, **texts)
+    where, passes = entry.get("where", "any"), entry.get("passes", False)
+    return Rule(where=where, pattern=pattern, passes=passes, **texts)
 
 
 def _mistakes(entry: Any) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -122,8 +126,10 @@ def _mistakes(entry: Any) -> Iterator[tuple[tuple[str, ...], str]]:
         return
     for name in sorted(_TEXTS - {name for name, text in entry.items() if isinstance(text, str)}):
         yield (name,) if name in entry else (), f"{name} must be text"
-    for name in sorted(entry.keys() - _TEXTS - {"where"}):
+    for name in sorted(entry.keys() - _TEXTS - {"where", "passes"}):
         yield (name,), "is not a key that is known here"
+    if not isinstance(entry.get("passes", False), bool):
+        yield ("passes",), "must be true or false"
     if entry.get("where", "any") not in PLACES:
         yield ("where",), f"must be one of {', '.join(PLACES)}"
     if not _ID.fullmatch(str(entry.get("id", "a"))):

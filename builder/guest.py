@@ -187,7 +187,7 @@ def _run_roles(
     for index, use in list(enumerate(job.roles))[job.first_role :]:
         if stop.is_set():
             raise Interrupted(f"{job.stage}: stopped before role {use.name}")
-        with _refusals_told(job):
+        with _network_blamed(job):
             done = provisioner.run(index, use)
         result.roles.append(_role(done))
         if disk is None:
@@ -198,31 +198,15 @@ def _run_roles(
 
 
 @contextlib.contextmanager
-def _refusals_told(job: Job) -> Iterator[None]:
+def _network_blamed(job: Job) -> Iterator[None]:
     """Say of a role that failed what it asked for in vain: mostly it failed because of that."""
     started = round(time.time(), 3)
     try:
         yield
     except ProvisionError as error:
         journal = network.read_journal(job.journal) if job.journal else ()
-        if refused := network.refused_since(journal, started):
-            explain_refusals(error, refused, job.stage)
+        network.blame(error, journal, started, stage=job.stage, role=error.role)
         raise
-
-
-def explain_refusals(error: ProvisionError, refused: Sequence[str], stage: str) -> None:
-    """Give an error the cause that its role asked for addresses that its stage may not reach."""
-    hosts = [address.rpartition(":")[0] for address in refused]
-    where = f"in stages/{stage}/stage.yml"
-    error.cause = Cause(
-        "network-refused",
-        f"Role {error.role} asked for {', '.join(refused)}, which stage {stage} may not reach.",
-    )
-    ways = (
-        f'to allow just that, write "hosts: [{", ".join(dict.fromkeys(hosts))}]" {where}',
-        f'to allow all, write "network: open" {where}; no offline build can repeat that',
-    )
-    error.hint = "\n".join((*ways, *((error.hint,) if error.hint else ())))
 
 
 @contextlib.contextmanager

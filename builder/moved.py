@@ -26,7 +26,7 @@ from builder.plan import Reason
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
-    from builder.archive import Package
+    from builder.archive import Package, Release
     from builder.network import Handed
 
 Kind = Literal["package", "image", "wheels", "model"]
@@ -93,7 +93,7 @@ class Refresh:
             yield f"upstream: {unknown}"
         for one in self.stuck:
             yield (
-                f"upstream has {one.what} {one.after}, but {one.stage} was built since and kept "
+                f"upstream has {one.what} {one.after}, but {one.stage}, built since, kept "
                 f"{one.before}: something holds it"
             )
 
@@ -107,6 +107,15 @@ class Refresh:
         yield f"upstream    asked {self.asked}: {', '.join(counts)}"
         for one in pinned:
             yield f"{'':<12}{one.what} {one.before} → {one.after} (vaultbuild lock takes it)"
+
+    def about(self, stage: str) -> str:
+        """Say in a line what was found out about one stage."""
+        mine = [one for one in self.moved if one.stage == stage and not one.pinned]
+        if not mine:
+            return f"asked {self.asked}: nothing of it moved"
+        first, more = mine[0], len(mine) - 1
+        told = f"{first.what} {first.before} → {first.after}{f' and {more} more' if more else ''}"
+        return f"asked {self.asked}: {told}"
 
     @property
     def reasons(self) -> dict[str, tuple[Reason, ...]]:
@@ -179,28 +188,42 @@ def _texts(value: Any) -> Iterator[str]:
 
 @dataclass(slots=True)
 class Suite:
-    """A suite as stages saw it: digests of its own file, and of its lists by their folder."""
+    """A suite as a stage saw it: digests of its own file, and of its lists by their folder."""
 
     url: str
     digests: set[str] = field(default_factory=set)
     lists: dict[str, set[str]] = field(default_factory=dict)
 
+    def outdated(self, release: Release) -> dict[str, set[str]]:
+        """Return by folder what was seen of each list that a suite has otherwise now."""
+        found: dict[str, set[str]] = {}
+        for folder, seen in self.lists.items():
+            if old := seen - {each.sha256 for each in release.packages_in(folder)}:
+                found[folder] = old
+        return found
+
 
 # --- what a stage is made of ----------------------------------------------------------------------
 
 
-def suites_of(handed: Iterable[Handed]) -> dict[str, Suite]:
-    """Return by URL the suites that a network lock shows; what came later replaces what was."""
+def suites_of(handed: Iterable[Handed], below: Mapping[str, Suite]) -> dict[str, Suite]:
+    """Return by URL the suites that a stage saw: in its own lock, else those of the stage below.
+
+    A stage that went on from a checkpoint has seen older lists and newer ones: all of them count.
+    """
     files = [(archive.behind_cache(each.url), each) for each in handed if each.cache == "apt"]
     found = {url: Suite(url) for url, _ in files if archive.is_release(url)}
     for url, each in files:
         if url in found:
-            found[url].digests = {each.sha256}
+            found[url].digests.add(each.sha256)
         for suite in found.values():
             folder = archive.folder_of_list(posixpath.dirname(suite.url), url)
             if folder is not None:
-                suite.lists[folder] = {each.sha256}
-    return found
+                suite.lists.setdefault(folder, set()).add(each.sha256)
+    for url, suite in found.items():
+        if url in below:
+            suite.lists = {**below[url].lists, **suite.lists}
+    return {**below, **found}
 
 
 def brought(
@@ -265,15 +288,15 @@ def moved_packages(
     ]
 
 
-def settle(found: Refresh, before: Refresh | None, rebuilt: Container[str]) -> Refresh:
-    """Set aside what moved before as well, although its stage was built since.
+def settle(found: Refresh, before: Refresh | None, renewed: Container[str]) -> Refresh:
+    """Set aside what moved before as well, although its stage was made of newer lists since.
 
-    ``rebuilt`` are the stages that are not the images they were at that time. Something holds these
-    packages that this program does not see, and every further build would be in vain.
+    ``renewed`` are the stages that were. Something holds these packages that this program does not
+    see, and every further build would be in vain.
     """
     if before is None:
         return found
-    known = {one for one in before.moved if one.stage in rebuilt} | set(before.stuck)
+    known = {one for one in before.moved if one.stage in renewed} | set(before.stuck)
     stuck = tuple(one for one in found.moved if one in known and not one.pinned)
     moved = tuple(one for one in found.moved if one not in stuck)
     return Refresh(found.asked, moved, found.unknown, stuck)

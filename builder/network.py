@@ -23,12 +23,14 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from builder.errors import Cause
 from builder.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from builder.errors import VaultbuildError
     from builder.events import Event
 
 LOCK: Final = "network.json"
@@ -235,6 +237,48 @@ def lock_of(
 def refused_since(journal: Sequence[Entry], moment: float) -> tuple[str, ...]:
     """Return the addresses that were asked for in vain since a moment, each once."""
     found = (each.address for each in journal if each.what == "refused" and each.time >= moment)
+    return tuple(dict.fromkeys(found))
+
+
+def blame(
+    error: VaultbuildError,
+    journal: Sequence[Entry],
+    since: float = 0,
+    *,
+    stage: str | None = None,
+    role: str = "",
+) -> None:
+    """Give an error the cause that something was asked for in vain, where something was.
+
+    ``stage`` is None for the root's source, which may reach the archives of the pipeline only.
+    """
+    refused, missing = refused_since(journal, since), missing_since(journal, since)
+    if missing:
+        first, *others = missing
+        more = f" and {len(others)} more" if others else ""
+        error.cause = Cause("not-cached", f"Offline, and no cache has {first}{more}.")
+        ways = ["vaultbuild cache warm, while the network is there; or build without --offline"]
+    elif refused and stage:
+        asked = f"Role {role} asked for {', '.join(refused)}, which stage {stage} may not reach."
+        error.cause = Cause("network-refused", asked)
+        ways = _ways(refused, stage)
+    else:
+        return
+    error.hint = "\n".join((*ways, *((error.hint,) if error.hint else ())))
+
+
+def _ways(refused: Iterable[str], stage: str) -> list[str]:
+    hosts = dict.fromkeys(address.rpartition(":")[0] for address in refused)
+    where = f"in stages/{stage}/stage.yml"
+    return [
+        f'to allow just that, write "hosts: [{", ".join(hosts)}]" {where}',
+        f'to allow all, write "network: open" {where}; no offline build can repeat that',
+    ]
+
+
+def missing_since(journal: Sequence[Entry], moment: float) -> tuple[str, ...]:
+    """Return what no cache had, in an offline run, since a moment, each once."""
+    found = (each.url for each in journal if each.what == "missing" and each.time >= moment)
     return tuple(dict.fromkeys(found))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from builder.digest import canonical, digest_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
     from builder.inputs import StageInputs
 
@@ -231,7 +231,7 @@ def _build(inputs: StageInputs, reasons: tuple[Reason, ...], checkpoints: Contai
 
 def _running(roles: Sequence[tuple[str, str]], reasons: tuple[Reason, ...]) -> Iterator[RoleStep]:
     """Say of each role why it runs: for itself, for its whole stage, or for a role before it."""
-    whole = tuple(reason for reason in reasons if reason.role is None)
+    whole = _summed(reason for reason in reasons if reason.role is None)
     earlier: tuple[Reason, ...] = ()
     for role, key in roles:
         own = tuple(reason for reason in reasons if reason.role == role)
@@ -239,6 +239,16 @@ def _running(roles: Sequence[tuple[str, str]], reasons: tuple[Reason, ...]) -> I
         yield RoleStep(role, "run", key, why)
         if own and not earlier:
             earlier = (Reason("earlier-role", role),)
+
+
+def _summed(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
+    """Return reasons with what moved upstream as one: a month brings hundred packages."""
+    found = tuple(reasons)
+    moved = [reason for reason in found if reason.kind == "upstream"]
+    if len(moved) < 2:  # noqa: PLR2004 - one is itself
+        return found
+    sum_ = Reason("upstream", f"{moved[0].what} and {len(moved) - 1} more")
+    return (*(reason for reason in found if reason.kind != "upstream"), sum_)
 
 
 # --- what differs ---------------------------------------------------------------------------------
@@ -395,6 +405,8 @@ def _parent(reason: Reason) -> str:
 
 
 def _upstream(reason: Reason) -> str:
+    if reason.after is None:
+        return f"upstream has newer: {reason.what}"
     return f"upstream has {reason.what} {_shown(reason.after)} (it was {_shown(reason.before)})"
 
 

@@ -217,6 +217,16 @@ class Project:
             )
         return image
 
+    def packages_below(self, stage: Stage) -> Mapping[str, str] | None:
+        """Return the Debian packages of the image that a stage stands on, as its last build had it.
+
+        What is below the root has no record of packages.
+        """
+        if stage.parent is None:
+            return None
+        image = self.store.find(self.inputs(stage.parent)[-1].key)
+        return image.record.packages.get("dpkg") if image else None
+
     def disk_to_open(self, name: str, *, failed: bool) -> tuple[Path, str]:
         """Return the disk of a stage as it stands now, and the name of the lock that holds it.
 

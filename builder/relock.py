@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from builder import archive, files, model_lock, pins, requirements_in
+from builder import archive, files, models_in, pins, requirements_in
 from builder.digest import digest_document
 from builder.errors import StoreError
 from builder.pins import Edit, Note, Place, Scope
@@ -28,7 +28,8 @@ from builder.project import Project
 from builder.sources.bootstrap import host_mirrors
 from builder.suggest import suggestion
 from builder.suites import Suites
-from builder.upstream import checksum_beside, shown
+from builder.upstream import checksum_beside
+from builder.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -263,9 +264,9 @@ def _images(
         place = next((each for each in places if each.key == key), None)
         listed = checksum_beside(url, sources.reads)
         if listed is None:
-            found.notes.append(Note(shown(url), "no SHA256SUMS beside it has a checksum for it"))
+            found.notes.append(Note(redacted(url), "no SHA256SUMS beside it has a checksum for it"))
         elif place and listed != settings["sha256"]:
-            yield Edit(place, shown(url), place.value, listed)
+            yield Edit(place, redacted(url), place.value, listed)
 
 
 # --- locks with wishes beside them ----------------------------------------------------------------
@@ -280,18 +281,15 @@ def _wheels(folder: Path, sources: Sources, wanted: Wanted, found: Relock) -> It
 
 
 def _models(folder: Path, sources: Sources, wanted: Wanted, found: Relock) -> Iterator[Path]:
-    for path in sorted((folder / "stages").rglob("*.in")):
-        wishes = path.relative_to(folder)
+    for wishes in models_in.wishes_in(folder):
         lock = wishes.with_suffix(".lock")
-        if not model_lock.is_of_models(path):
-            continue
         yield from (lock, wishes)
         if wanted.pair("models", lock, wishes):
             old = folder / lock
             text = old.read_text(encoding="utf-8") if old.exists() else _MODELS_HEADER
             first = requirements_in.first_lines(text)
-            asked = model_lock.read_wishes(wishes, path.read_bytes())
-            new = model_lock.make_lock(first, asked, sources.hub(), sources.reads)
+            asked = models_in.read_wishes(wishes, (folder / wishes).read_bytes())
+            new = models_in.make_lock(first, asked, sources.hub(), sources.reads)
             _note_change(folder, lock, new, found)
 
 

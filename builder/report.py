@@ -23,6 +23,7 @@ from builder.reporter import Reporter
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
+    from builder.breaker import State
     from builder.caches import Holds, Status, kept
     from builder.doctor import Finding
     from builder.errors import VaultbuildError
@@ -400,7 +401,7 @@ def _cache_row(status: Status, holds: Holds) -> tuple[str, ...]:
     return (status.name, mode, status.url or "", count, size(holds.bytes))
 
 
-def breaker_lines(breakers: Sequence[Any]) -> Iterable[str]:
+def breaker_lines(breakers: Sequence[State]) -> Iterable[str]:
     """Yield the servers that are not asked for now, and since what."""
     for breaker in breakers:
         yield f"not asked for now: {breaker.endpoint} ({breaker.state}): {breaker.cause}"

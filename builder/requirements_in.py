@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from builder import process
+from builder.caches.models_lock import is_lock
 from builder.errors import CommandError, HostError, Problem, ProjectError
-from builder.model_lock import is_of_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +54,8 @@ def pairs_in(folder: Path) -> list[Pair]:
     return [
         Pair(path.relative_to(folder), path.with_suffix(".lock").relative_to(folder))
         for path in found
-        if path.with_suffix(".lock").is_file() and not is_of_models(path.with_suffix(".lock"))
+        if path.with_suffix(".lock").is_file()
+        and not is_lock(path.with_suffix(".lock").read_bytes())
     ]
 
 

@@ -17,25 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__, digest, disks, events, guest, network
-from builder.checkpoints import Layers, Network
-from builder.engines import Forward, Machine
+from builder.checkpoints import Layers
+from builder.engines import Machine
 from builder.engines.keys import make_keys
 from builder.errors import StoreError
 from builder.packing import run_packer
-from builder.provision import Caches, Use
+from builder.provision import Use
 from builder.record import BuildRecord, DiskRecord, StepRecord, utc_now
+from builder.stage_network import StageNetwork
 from builder.store import DISK, Image
-from builder.supplies import GUEST_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from builder.caches import Endpoints
     from builder.inputs import StageInputs
-    from builder.pipeline import RoleUse, Stage
+    from builder.pipeline import Stage
     from builder.plan import Step
     from builder.project import Project
     from builder.reporter import Reporter
+    from builder.stage_network import Seen
     from builder.store import Store
     from builder.supplies import Supplies
 
@@ -68,6 +68,14 @@ class Workplace:
     snapshots: Mapping[str, Path]
     """By stage: the copy of its inputs that it is built from."""
 
+    @property
+    def outside(self) -> Supplies:
+        """What comes from outside; there is none for a run that was to build nothing."""
+        if self.supplies is None:
+            hint = "run the same command again: it builds what is missing"
+            raise StoreError("an image was removed while this run was under way", hint=hint)
+        return self.supplies
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -94,7 +102,7 @@ def build_stage(
     store = place.project.store
     with contextlib.ExitStack() as stack:
         if step.moved:
-            _discard_checkpoints(inputs, place)
+            _discard_checkpoints(inputs, store, place.reporter)
         locks = [*held, *_lock_roles(stack, inputs, place)]
         start = _start(step, inputs, parent, store)
         if start.resumed:
@@ -114,10 +122,12 @@ def _build(
 ) -> Image:
     project, started = place.project, time.monotonic()
     logs = log_folder(project, step.stage, step.key)
+    stage = project.pipeline.stage(step.stage)
+    net = StageNetwork(place.outside, stage, logs, project.engine.guest_host)
     work = staged / "work"
     work.mkdir()
     try:
-        result = _provision(step, inputs, parent, start, staged, locks, logs, place)
+        result = _provision(net, inputs, parent, start, staged, locks, place)
     except BaseException:
         if place.options.keep_failed:
             _keep_failed(project, step.stage, work / "result.json", place.reporter)
@@ -126,7 +136,8 @@ def _build(
     checkpoint = _settle(staged, result, start, parent)
     shutil.copytree(logs, staged / "logs")
     resumed = start.resumed.record if start.resumed else None
-    told = _settle_network(step, start, staged, logs, place)
+    before = network.read(start.resumed.folder / network.LOCK) if start.resumed else None
+    told = net.settle(staged, before, place.reporter)
     record = BuildRecord(
         key=step.key,
         variant=project.pipeline.variant,
@@ -151,22 +162,6 @@ def _build(
     return image
 
 
-def _settle_network(
-    step: Step, start: Start, staged: Path, logs: Path, place: Workplace
-) -> dict[str, Any]:
-    """Write the network lock beside the disk; return what the record says of it."""
-    stage = place.project.pipeline.stage(step.stage)
-    if place.supplies is None:
-        return {"mode": stage.reach}
-    before = network.read(start.resumed.folder / network.LOCK) if start.resumed else None
-    lock, told = place.supplies.settle(stage, logs, before)
-    network.write(staged / network.LOCK, lock)
-    for refused in lock.refused:
-        who = f"role {refused.role}" if refused.role else step.stage
-        place.reporter.warning(f"{who} asked for {refused.address}, which it may not reach")
-    return told
-
-
 def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:
     below = store.checkpoint(checkpoint) if checkpoint else parent
     if below is None:
@@ -174,11 +169,10 @@ def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:
     return below.record.disk.sha256
 
 
-def _discard_checkpoints(inputs: StageInputs, place: Workplace) -> None:
+def _discard_checkpoints(inputs: StageInputs, store: Store, reporter: Reporter) -> None:
     """Remove the checkpoints of a stage: a later run would go on from what was downloaded then."""
-    store = place.project.store
     for _, key in inputs.roles[:-1]:
-        with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")):
+        with store.locked(key, waiting=lambda who: reporter.note(f"waiting for {who}")):
             store.discard(f"checkpoints/{key}")
 
 
@@ -241,45 +235,43 @@ def _settle(staged: Path, result: guest.Result, start: Start, parent: Image) -> 
 
 
 def _provision(
-    step: Step,
+    net: StageNetwork,
     inputs: StageInputs,
     parent: Image,
     start: Start,
     staged: Path,
     locks: Sequence[int],
-    logs: Path,
     place: Workplace,
 ) -> guest.Result:
     """Run Packer on a new overlay of what the stage begins as; return what its callback did."""
-    project, work = place.project, staged / "work"
-    stage = project.pipeline.stage(step.stage)
-    with _gateway(stage, logs, place) as seen:
+    stage, work = net.stage, staged / "work"
+    with net.served() as seen:
         machine = Machine(
             disk=staged / DISK,
             work=work,
-            logs=logs,
+            logs=net.logs,
             keys=make_keys(work),
             cpus=stage.resources.cpus,
             memory_mib=stage.resources.memory_mib,
-            forwards=_forwards(seen),
+            forwards=seen.forwards,
             locks=locks,
         )
-        return _serve(step, inputs, parent, start, machine, seen, place)
+        job = _job(stage, machine, seen, place)
+        return _serve(net, inputs, parent, start, machine, job, place)
 
 
 def _serve(
-    step: Step,
+    net: StageNetwork,
     inputs: StageInputs,
     parent: Image,
     start: Start,
     machine: Machine,
-    seen: Endpoints | None,
+    job: guest.Job,
     place: Workplace,
 ) -> guest.Result:
-    project, logs = place.project, machine.logs
-    stage = project.pipeline.stage(step.stage)
+    project, stage = place.project, net.stage
     with (
-        _followed(logs / events.FILE, place.reporter),
+        _followed(job.events, place.reporter),
         project.engine.serve(machine, start.disk.backing) as served,
     ):
         layers = Layers(
@@ -289,7 +281,7 @@ def _serve(
             started=served.disk,
             store=project.store.root,
             variant=project.pipeline.variant,
-            stage=step.stage,
+            stage=stage.name,
             parent=parent.key,
             backing=start.disk.backing,
             below_sha256=start.disk.record.disk.sha256,
@@ -297,9 +289,9 @@ def _serve(
             roles=start.resumed.record.roles if start.resumed else (),
             keys=start.keys,
             documents=dict(enumerate(inputs.role_documents)),
-            network=_network(stage, logs, place),
+            network=net.facts,
         )
-        job = replace(_job(stage, machine, seen, place), first_role=start.index, layers=layers)
+        job = replace(job, first_role=start.index, layers=layers)
         guest.write_job(machine.work / "job.json", job)
         return run_packer(
             project,
@@ -311,9 +303,8 @@ def _serve(
         )
 
 
-def _job(stage: Stage, machine: Machine, seen: Endpoints | None, place: Workplace) -> guest.Job:
+def _job(stage: Stage, machine: Machine, seen: Seen, place: Workplace) -> guest.Job:
     folder = place.snapshots[stage.name]
-    at_guest = seen.seen_at(place.project.engine.guest_host, GUEST_PORTS) if seen else None
     return guest.Job(
         stage=stage.name,
         snapshot=folder,
@@ -325,60 +316,13 @@ def _job(stage: Stage, machine: Machine, seen: Endpoints | None, place: Workplac
             Use(
                 use.name,
                 {**use.variables, **{name: str(folder / path) for name, path in use.paths.items()}},
-                _environment(stage, use, at_guest, place),
+                seen.environment(use.name),
             )
             for use in stage.roles
         ),
-        caches=_guest_caches(at_guest, place),
+        caches=seen.caches,
         journal=machine.logs / network.JOURNAL,
         keep_failed=place.options.keep_failed,
-    )
-
-
-@contextlib.contextmanager
-def _gateway(stage: Stage, logs: Path, place: Workplace) -> Iterator[Endpoints | None]:
-    """Serve the stage from the caches, and write down what it gets."""
-    if place.supplies is None:
-        yield None
-        return
-    with place.supplies.served(stage, logs / network.JOURNAL) as seen:
-        yield seen
-
-
-def _network(stage: Stage, logs: Path, place: Workplace) -> Network | None:
-    """Return what the locks of checkpoints are made from."""
-    if place.supplies is None:
-        return None
-    journal, told = logs / network.JOURNAL, logs / events.FILE
-    return Network(str(journal), str(told), place.supplies.mode(stage), place.supplies.offline)
-
-
-def _environment(
-    stage: Stage, use: RoleUse, seen: Endpoints | None, place: Workplace
-) -> dict[str, str]:
-    if seen is None or place.supplies is None:
-        return {}
-    return place.supplies.environment(stage.name, use.name, seen)
-
-
-def _guest_caches(seen: Endpoints | None, place: Workplace) -> Caches:
-    if seen is None or place.supplies is None:
-        return Caches()
-    return Caches(
-        apt_proxy=seen.urls.get("apt"),
-        pip_index=seen.urls.get("pypi"),
-        models=seen.urls.get("models"),
-        direct=f"localhost,127.0.0.1,::1,{place.project.engine.guest_host}",
-        offline=place.supplies.offline,
-    )
-
-
-def _forwards(endpoints: Endpoints | None) -> tuple[Forward, ...]:
-    if endpoints is None:
-        return ()
-    return tuple(
-        Forward(name, address.host, address.port, GUEST_PORTS[name])
-        for name, address in endpoints.addresses.items()
     )
 
 

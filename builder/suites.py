@@ -39,7 +39,7 @@ class Answer(Protocol):
 class Reads(Protocol):
     """Fetches small documents; raises :class:`VaultbuildError` when they cannot be had."""
 
-    def read(self, url: str, *, limit: int = ...) -> Answer:
+    def read(self, url: str, *, limit: int = ..., headers: Mapping[str, str] = ...) -> Answer:
         """Return the document at ``url``."""
 
     def head(self, url: str) -> Answer:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from builder.breaker import Breakers
+    from builder.caches.isos import IsoGot
     from builder.network import NetworkLock, Traffic
     from builder.pipeline import Pipeline, Stage
     from builder.reporter import Reporter
@@ -82,8 +84,15 @@ class Supplies:
             own=frozenset(name for name in urls if not settings.get(name, {}).get("url")),
             mirrors=settings.get("apt", {}).get("mirrors") or {},
             alone=self._apt_alone,
+            breakers=self._breakers,
             told=self.reporter.note,
         )
+
+    @cached_property
+    def _breakers(self) -> Breakers:
+        from builder.breaker import Breakers  # late: 50 ms, for runs that build
+
+        return Breakers(self.var / "run/breakers")
 
     def _apt_alone(self) -> gateway.Address | None:
         """Return the apt cache that never asks upstream: it has what the other one fetched."""
@@ -111,6 +120,16 @@ class Supplies:
             for tool in ("PIP", "UV")
             for name, value in ((f"{tool}_FIND_LINKS", links), (f"{tool}_NO_INDEX", "1"))
         }
+
+    def note_image(self, image: IsoGot, journal: Path) -> None:
+        """Write down the image that a source was made from: it came past the gateway."""
+        origin = "stale" if image.stale else "upstream" if image.received else "cache"
+        gateway.Journal(journal).write(
+            "handed", cache="isos", url=image.url, sha256=image.sha256, bytes=image.bytes,
+            kind="file", origin=origin, seconds=round(image.seconds, 4),
+        )  # fmt: skip
+        if image.trouble:
+            self.reporter.warning(f"{image.url}: used without asking upstream: {image.trouble}")
 
     def settle(
         self, stage: Stage | None, logs: Path, before: NetworkLock | None = None

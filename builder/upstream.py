@@ -19,13 +19,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from builder import files, model_lock, network, requirements_in
+from builder import files, models_in, network, requirements_in
 from builder import moved as moves
+from builder.caches.models_lock import parse_lock
 from builder.errors import HostError, VaultbuildError
 from builder.moved import Built, Moved, Refresh, Unknown
 from builder.record import utc_now
 from builder.suites import Suites
 from builder.transient import PermanentError
+from builder.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 _FILE = "refresh.json"
 _SUMS = "SHA256SUMS"
 _SHOWN_DIGITS = 12
+_MOST_TOLD = 300  # characters of an error, which may have the last lines of a program
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +58,14 @@ class Sources:
     reads: Reads
     packages: Reads
     resolve: Callable[[requirements_in.Pair], str]
-    hub: Callable[[], str]
+    hub: Callable[[], models_in.Hub]
 
 
 def sources_of(project: Project, *, told: Callable[[str], None]) -> Sources:
     """Return what a project asks upstream through; ``told`` hears of every retry."""
     from builder.breaker import Breakers  # late: HTTP clients take longer than a plan
     from builder.caches.apt import upstream_proxy
+    from builder.caches.hub import Hub
     from builder.caches.pypi import pip_settings
     from builder.fetch import Fetcher
 
@@ -82,16 +86,8 @@ def sources_of(project: Project, *, told: Callable[[str], None]) -> Sources:
         reads=Fetcher(breakers=breakers, told=told),
         packages=Fetcher(breakers=breakers, told=told, environment=environment),
         resolve=resolve,
-        hub=lambda: _hub(caches.get("models", {})),
+        hub=lambda: Hub(caches.get("models", {}).get("upstream"), breakers=breakers, told=told),
     )
-
-
-def _hub(settings: Mapping[str, Any]) -> str:
-    if url := settings.get("upstream") or os.environ.get("HF_ENDPOINT"):
-        return str(url)
-    from huggingface_hub.constants import ENDPOINT  # late: only who has models needs it
-
-    return ENDPOINT
 
 
 def refresh(
@@ -118,8 +114,8 @@ def refresh(
         return known
     asking = _Asking(project.pipeline, project.folder, sources(), memory)
     found = Refresh(utc_now(), tuple(asking.moved(lineage)), tuple(asking.unknown))
-    settled = moves.settle(found, memory.refresh, memory.rebuilt(disks))
-    memory.keep(settled, disks)
+    settled = moves.settle(found, memory.refresh, memory.renewed(asking.seen))
+    memory.keep(settled, disks, asking.outdated)
     return settled
 
 
@@ -159,6 +155,9 @@ class _Asking:
 
     def __init__(self, pipeline: Pipeline, folder: Path, sources: Sources, memory: _Memory) -> None:
         self.unknown: list[Unknown] = []
+        # By stage, digests of lists of packages: what it saw, and what of that is old now.
+        self.seen: dict[str, set[str]] = {}
+        self.outdated: dict[str, set[str]] = {}
         self._pipeline = pipeline
         self._folder = folder
         self._sources = sources
@@ -174,7 +173,7 @@ class _Asking:
             for pair in requirements_in.pairs_in(self._folder):
                 if pair.lock.is_relative_to(stage.folder):
                     yield from self._wheels(stage.name, pair)
-            for lock in model_lock.locks_in(self._folder, stage.folder):
+            for lock in models_in.locks_in(self._folder, stage.folder):
                 yield from self._models(stage.name, lock)
 
     @contextlib.contextmanager
@@ -183,7 +182,7 @@ class _Asking:
         try:
             yield
         except VaultbuildError as error:
-            self._note(what, error.message.splitlines()[0])
+            self._note(what, " ".join(error.message.split())[:_MOST_TOLD])
 
     def _note(self, what: str, why: str) -> None:
         """Tell it once: several stages may see one suite."""
@@ -193,34 +192,41 @@ class _Asking:
     # --- packages ---
 
     def _packages(self, lineage: Sequence[Built]) -> Iterator[Moved]:
-        handed: tuple[Handed, ...] = ()
+        seen: dict[str, moves.Suite] = {}
         bootstrapped = self._pipeline.source.kind == "bootstrap"
         for each, packages in moves.brought(lineage, bootstrapped=bootstrapped):
-            handed += each.all_handed
-            seen = moves.suites_of(handed)
+            seen = moves.suites_of(each.all_handed, seen)
+            self.seen[each.stage] = {
+                digest
+                for suite in seen.values()
+                for lists in suite.lists.values()
+                for digest in lists
+            }
+            self.outdated[each.stage] = set()
             missing = _missing_lock(each, bootstrapped=bootstrapped and each is lineage[0])
             if missing:
                 self._note(each.stage, missing)
             if packages and seen:
-                offers = [offer for suite in seen.values() for offer in self._offers(suite)]
+                offers = [
+                    offer for suite in seen.values() for offer in self._offers(each.stage, suite)
+                ]
                 pinned = moves.pinned_by(
                     self._pipeline.source.settings, self._pipeline.variables_of(each.stage)
                 )
                 epochs = each.packages is not None
                 yield from moves.moved_packages(each.stage, packages, offers, pinned, epochs=epochs)
 
-    def _offers(self, suite: moves.Suite) -> list[tuple[bool, Package]]:
+    def _offers(self, stage: str, suite: moves.Suite) -> list[tuple[bool, Package]]:
         """Return what lists offer that are not those which the stage saw."""
         found: list[tuple[bool, Package]] = []
-        with self._asked(shown(suite.url)):
+        with self._asked(redacted(suite.url)):
             current = self._suites.release(suite.url)
-            if current.sha256 in suite.digests:
+            if suite.digests == {current.sha256}:
                 return []
-            for folder, digests in suite.lists.items():
-                forms = {each.sha256 for each in current.release.packages_in(folder)}
-                if not forms & digests:
-                    offered = self._suites.packages(current, folder)
-                    found += [(current.release.optional, package) for package in offered]
+            for folder, old in suite.outdated(current.release).items():
+                offered = self._suites.packages(current, folder)
+                found += [(current.release.optional, package) for package in offered]
+                self.outdated[stage] |= old
         return found
 
     # --- the image that the root starts from ---
@@ -230,7 +236,7 @@ class _Asking:
         url = settings.get("url")
         if not url or urlsplit(url).scheme not in {"http", "https"}:
             return
-        with self._asked(shown(url)):
+        with self._asked(redacted(url)):
             name, wanted = posixpath.basename(urlsplit(url).path), settings["sha256"]
             listed = checksum_beside(url, self._sources.reads)
             if listed is None:
@@ -269,14 +275,15 @@ class _Asking:
                     yield Moved(stage, "wheels", what, before, after, pinned=True)
 
     def _models(self, stage: str, lock: Path) -> Iterator[Moved]:
-        content = (self._folder / lock).read_bytes()
-        for (repo, revision), commit in model_lock.read_commits(lock, content).items():
-            with self._asked(f"{repo} of {lock}"):
-                wish = model_lock.Wish(repo, revision, ())
-                now = model_lock.commit_of(wish, self._sources.hub(), self._sources.reads)
-                if now != commit:
-                    before, after = commit[:_SHOWN_DIGITS], now[:_SHOWN_DIGITS]
-                    yield Moved(stage, "model", f"{repo} of {lock}", before, after, pinned=True)
+        for model in parse_lock(lock, (self._folder / lock).read_bytes()).models:
+            if model.revision in {None, model.commit}:
+                continue
+            with self._asked(f"{model.repo} of {lock}"):
+                now = self._sources.hub().commit_of(model.repo, str(model.revision))
+                if now != model.commit:
+                    before, after = model.commit[:_SHOWN_DIGITS], now[:_SHOWN_DIGITS]
+                    what = f"{model.repo} of {lock}"
+                    yield Moved(stage, "model", what, before, after, pinned=True)
 
 
 def _missing_lock(each: Built, *, bootstrapped: bool) -> str | None:
@@ -310,12 +317,6 @@ def checksum_beside(url: str, reads: Reads) -> str | None:
     return None
 
 
-def shown(url: str) -> str:
-    """Return a URL without user and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 # --- memory ---------------------------------------------------------------------------------------
 
 
@@ -329,25 +330,37 @@ class _Memory:
         known = self._whole.get(variant, {})
         self.seen: dict[str, dict[str, str]] = dict(known.get("seen", {}))
         self.disks: dict[str, str] = dict(known.get("disks", {}))
+        self.outdated = {stage: set(old) for stage, old in known.get("outdated", {}).items()}
         self.refresh: Refresh | None = None
         with contextlib.suppress(KeyError, TypeError):
             self.refresh = Refresh.from_json(known["refresh"])
 
     def recent(self, disks: Mapping[str, str], max_age: float) -> Refresh | None:
         """Return the last answer, if it is about these images and young enough."""
-        if self.refresh is None or self.rebuilt(disks):
+        if self.refresh is None or self.disks != disks:
             return None
         asked = time.strptime(self.refresh.asked, "%Y-%m-%dT%H:%M:%SZ")
         age = time.time() - _seconds(asked)
         return self.refresh if 0 <= age <= max_age else None
 
-    def rebuilt(self, disks: Mapping[str, str]) -> set[str]:
-        """Return the stages whose image is another than at that time."""
-        return {stage for stage, disk in disks.items() if self.disks.get(stage) != disk}
+    def renewed(self, seen: Mapping[str, set[str]]) -> set[str]:
+        """Return the stages that saw nothing any more of what was old at that time.
 
-    def keep(self, found: Refresh, disks: Mapping[str, str]) -> None:
+        An image that is another need not be of newer packages: one that was forced stands on the
+        old root disk, one that was resumed on an old checkpoint.
+        """
+        return {stage for stage, old in self.outdated.items() if not seen.get(stage, set()) & old}
+
+    def keep(
+        self, found: Refresh, disks: Mapping[str, str], outdated: Mapping[str, set[str]]
+    ) -> None:
         """Write down what was said."""
-        told = {"refresh": found.to_json(), "disks": dict(disks), "seen": self.seen}
+        told = {
+            "refresh": found.to_json(),
+            "disks": dict(disks),
+            "outdated": {stage: sorted(old) for stage, old in outdated.items()},
+            "seen": self.seen,
+        }
         document = {**self._whole, "schema": moves.SCHEMA, self._variant: told}
         files.write_json(self._path, document, durable=False)
 
@@ -367,6 +380,8 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(document) if known else {}
 
 
-def remembered(project: Project) -> Refresh | None:
-    """Return what upstream said when it was asked last; None when it never was."""
-    return _Memory(project.index / _FILE, project.pipeline.variant).refresh
+def remembered(project: Project, image: Image) -> Refresh | None:
+    """Return what upstream said when it was asked last, if that was about this very image."""
+    memory = _Memory(project.index / _FILE, project.pipeline.variant)
+    stage, disk = image.record.stage, image.record.disk.sha256
+    return memory.refresh if memory.disks.get(stage, "").startswith(disk) else None

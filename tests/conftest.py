@@ -102,37 +102,6 @@ def _write_files(root: Path, files: Mapping[str, str | tuple[str, str] | None]) 
         path.write_text(textwrap.dedent(content))
 
 
-# --- an upstream that fails as it is told to ------------------------------------------------------
-
-
-def _faulty():
-    # The folders of the tests are no packages, so a file beside them is loaded by its path.
-    if "faulty" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "faulty", Path(__file__).with_name("faulty.py")
-        )
-        sys.modules["faulty"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["faulty"])
-    return sys.modules["faulty"]
-
-
-@pytest.fixture
-def upstreams():
-    """Call it with files, ``{"/path": b"..."}``, for a server of tests/faulty.py that has them."""
-    with contextlib.ExitStack() as stack:
-
-        def start(files: Mapping[str, bytes] = {}, **settings):
-            return stack.enter_context(_faulty().Upstream(files, **settings))
-
-        yield start
-
-
-@pytest.fixture
-def upstream(upstreams):
-    """A server of tests/faulty.py that has nothing yet."""
-    return upstreams()
-
-
 class Archives:
     """Debian archives that are so small that they stand here: ``pages`` are URLs and bytes."""
 
@@ -194,6 +163,37 @@ def _paragraph(package: str, version: str) -> str:
 def archives() -> Archives:
     """Debian archives, as yet empty."""
     return Archives()
+
+
+# --- an upstream that fails as it is told to ------------------------------------------------------
+
+
+def _faulty():
+    # The folders of the tests are no packages, so a file beside them is loaded by its path.
+    if "faulty" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "faulty", Path(__file__).with_name("faulty.py")
+        )
+        sys.modules["faulty"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["faulty"])
+    return sys.modules["faulty"]
+
+
+@pytest.fixture
+def upstreams():
+    """Call it with files, ``{"/path": b"..."}``, for a server of tests/faulty.py that has them."""
+    with contextlib.ExitStack() as stack:
+
+        def start(files: Mapping[str, bytes] = {}, **settings):
+            return stack.enter_context(_faulty().Upstream(files, **settings))
+
+        yield start
+
+
+@pytest.fixture
+def upstream(upstreams):
+    """A server of tests/faulty.py that has nothing yet."""
+    return upstreams()
 
 
 # --- order: what takes seconds comes first, the long part only when that is right -----------------

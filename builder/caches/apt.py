@@ -74,7 +74,9 @@ class Apt:
         return "apt-cacher" in ask(url.rstrip("/") + "/").text.lower()
 
     def settle(self, places: Places, terms: Terms) -> None:
-        """Nothing to do: all its state are files."""
+        """Have what is there found by a server that cannot ask for it."""
+        if terms.offline:
+            mend(home(places) / "packages")
 
     def items(self, places: Places) -> Sequence[Item]:
         """Return each file with what upstream said of it. Indexes that are in force are current."""
@@ -124,6 +126,57 @@ def upstream_proxy() -> str | None:
         said = ""  # a host without apt can still serve packages to guests that have it
     configured = next(iter(said.split()), os.environ.get("http_proxy", ""))
     return None if configured.upper() in {"", "DIRECT", "FALSE"} else configured
+
+
+# --- what upstream's errors leave behind ----------------------------------------------------------
+
+
+def mend(packages: Path, url: str | None = None) -> int:
+    """Put right what an upstream's error did to the cache; return how many files it was.
+
+    When upstream answers with an error (404, 503) for an index that is kept, apt-cacher-ng 3.7.4
+    leaves the index as it is, but forgets its date and its length, and offline it does not serve a
+    file whose length it does not know. Here the length is put back. With ``url``, of that file
+    alone: to be called before the server is asked that answers whatever upstream does.
+    """
+    if url is not None:
+        path = place(packages, url)
+        return int(path is not None and _mended(path))
+    return sum(_mended(path) for path in kept.files_below(packages) if _is_kept(path, packages))
+
+
+def place(packages: Path, url: str) -> Path | None:
+    """Return where apt-cacher-ng keeps what is at a URL: it leaves out scheme and port.
+
+    None for a URL that leads out of the folder: guests write them.
+    """
+    from urllib.parse import unquote, urlsplit  # late: `plan` needs none
+
+    parts = urlsplit(url)
+    if parts.hostname == "https" and parts.path.startswith("//"):  # http://HTTPS///HOST/PATH
+        parts = urlsplit("http://" + parts.path.lstrip("/"))
+    words = unquote(parts.path).split("/")
+    if not parts.hostname or ".." in words or "\0" in parts.path:
+        return None
+    return packages.joinpath(parts.hostname, *(word for word in words if word))
+
+
+def _mended(path: Path) -> bool:
+    """Put the length back into a head that has no date, and a length that is wrong or none."""
+    head = path.with_name(path.name + _HEAD)
+    try:
+        lines = head.read_text(encoding="latin-1").splitlines()
+        size = path.stat().st_size
+    except OSError:
+        return False
+    fields = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines}
+    # One byte less: it asks for the last one only, to hear whether the file is still the same.
+    if "last-modified" in fields or fields.get("content-length") not in {None, str(size - 1)}:
+        return False
+    rest = [line for line in lines[1:] if line and not line.lower().startswith("content-length:")]
+    text = "\r\n".join([lines[0], f"Content-Length: {size}", *rest, "", ""])
+    files.write_text(head, text, durable=False)
+    return True
 
 
 # --- what it keeps --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The program that runs devpi-server, and tells it what must not stand in its settings.
+"""The program that runs devpi-server, as builds need it in two respects.
 
 ::
 
@@ -6,20 +6,28 @@
 
 Whoever reaches a devpi-server may read the settings of its indexes, the upstream's URL with them:
 so a password must not be in there. The server asks its plugins for credentials when upstream wants
-some; this program is such a plugin, and has them from its environment, which only this user's
-processes can read.
+some; here is such a plugin, which has them from its environment, which only this user's processes
+can read.
+
+An index in front of a mirror says "no such project" (404) when the mirror could not ask upstream
+(502). Clients take that for an answer, and somebody looks for a mistake in a lock file. Here the
+mirror is asked again in that case, and what it says is said.
 """
 
 from __future__ import annotations
 
 import base64
 import os
-import sys
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
-UPSTREAM = "VAULTBUILD_PYPI_UPSTREAM"
-CREDENTIALS = "VAULTBUILD_PYPI_CREDENTIALS"
-"""The variables with the upstream's URL and its ``user:password``."""
+from builder.caches.pypi import CREDENTIALS, UPSTREAM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PAGE = re.compile(r"/(?P<index>[^/+]+/[^/+]+)/\+simple/(?P<project>[^/+]+)/?")
+_MISSING, _TROUBLE = 404, 500
 
 
 def main() -> int:
@@ -30,8 +38,8 @@ def main() -> int:
 
     upstream, credentials = os.environ.pop(UPSTREAM, ""), os.environ.pop(CREDENTIALS, "")
 
-    class Credentials:
-        """Answers when an upstream says that it wants to know who asks."""
+    class Plugin:
+        """What devpi-server asks of this program."""
 
         @hookimpl  # type: ignore[untyped-decorator, unused-ignore]
         def devpiserver_get_mirror_auth(self, mirror_url: Any) -> str | None:
@@ -39,11 +47,49 @@ def main() -> int:
             asked = str(getattr(mirror_url, "url", mirror_url))
             return basic(credentials) if credentials and asked == upstream else None
 
+        @hookimpl  # type: ignore[untyped-decorator, unused-ignore]
+        def devpiserver_pyramid_configure(self, pyramid_config: Any) -> None:
+            """See each answer when it is finished, and its transaction with it."""
+            pyramid_config.add_tween(
+                "builder.caches.devpi.honest",
+                # Both, or what turns exceptions into answers comes to stand in the wrong place.
+                under="INGRESS",
+                over="devpi_server.views.tween_request_logging",
+            )
+
     plugins = get_pluginmanager()
-    plugins.register(Credentials())
+    plugins.register(Plugin())
     with CommandRunner(pluginmanager=plugins) as runner:
         runner.return_code = _main(runner.pluginmanager)  # type: ignore[no-untyped-call]
     return int(runner.return_code or 0)
+
+
+def honest(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
+    """Return a handler that does not take an upstream in trouble for one that knows better."""
+
+    def handle(request: Any) -> Any:
+        response = handler(request)
+        page = _PAGE.fullmatch(request.path_info)
+        if page is None or response.status_code != _MISSING or request.method != "GET":
+            return response
+        for mirror in mirrors_of(registry["xom"], page["index"]):
+            asked = type(request).blank(
+                f"/{mirror}/+simple/{page['project']}/", headers={"Accept": "text/html"}
+            )
+            told = request.invoke_subrequest(asked, use_tweens=True)
+            if told.status_code >= _TROUBLE:
+                return told
+        return response
+
+    return handle
+
+
+def mirrors_of(server: Any, index: str) -> list[str]:
+    """Return the mirrors that an index has in front of it."""
+    with server.keyfs.read_transaction():
+        stage = server.model.getstage(index)
+        bases = stage.ixconfig.get("bases", ()) if stage else ()
+        return [str(base) for base in bases]
 
 
 def basic(credentials: str) -> str:
@@ -52,4 +98,4 @@ def basic(credentials: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import process
-from builder.caches.state import State, Terms
+from builder.caches.state import OFFLINE, State, Terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _GLANCE = 0.3  # seconds between two looks at the users; the price of a killed run
 _GRACE = 10
-ONLINE, OFFLINE = "online", "offline"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,7 +35,8 @@ def main(arguments: Sequence[str]) -> None:
     port, listen, mode = arguments[4:7]
     terms = Terms(int(port), listen, offline=mode == OFFLINE)
     command = arguments[7:]
-    with process.start(command, log=log) as child:
+    # Whoever started this process chose its environment for the server.
+    with process.start(command, log=log, env=os.environ) as child:
         # Only now: a blocked signal would be blocked in the server as well.
         signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from builder import files, process
-from builder.caches import devpi, kept
+from builder.caches import kept
 from builder.caches.http import Answer, ask
 from builder.caches.service import Launch
 from builder.errors import CommandError, HostError
@@ -40,6 +40,10 @@ INDEX = f"{USER}/private"
 """The index that guests use."""
 _MIRROR = "root/pypi"
 _FOLDER = "server"
+_SERVER = "builder.caches.devpi"
+# What that program finds in its environment: the URL of its upstream, and `user:password` for it.
+UPSTREAM = "VAULTBUILD_PYPI_UPSTREAM"
+CREDENTIALS = "VAULTBUILD_PYPI_CREDENTIALS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +70,14 @@ class Pypi:
         files.write_json(_serving(places), serving, durable=False)
         _program("devpi-server")
         command: list[str | Path] = [
-            sys.executable, "-m", devpi.__name__,
+            sys.executable, "-m", _SERVER,
             "--configfile", places.etc / "devpi-server.yml", "--serverdir", folder,
             "--host", terms.listen, "--port", str(terms.port),
         ]  # fmt: skip
         if terms.offline:
             return Launch([*command, "--offline-mode"], environment)
         # Not as an argument: every user of the host can read those.
-        secret = {devpi.UPSTREAM: upstream.url or "", devpi.CREDENTIALS: upstream.credentials}
+        secret = {UPSTREAM: upstream.url or "", CREDENTIALS: upstream.credentials}
         return Launch(command, {**environment, **secret})
 
     def url(self, terms: Terms) -> str:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import builder
 from builder import files, ports, process
-from builder.caches import keeper
-from builder.caches.state import Places, State, Terms
+from builder.caches.state import OFFLINE, ONLINE, Places, State, Terms
 from builder.errors import CommandError, HostError
 
 if TYPE_CHECKING:
@@ -148,7 +147,7 @@ class Service:
             self.begin()
         raise CommandError(
             f"the {self.name} cache does not start\n{_tail(self.places.log)}",
-            hint=f"vaultbuild doctor; {self.places.content} may be deleted: only time is lost",
+            hint=f"vaultbuild doctor; what was fetched into {self.places.content} may be deleted",
             log=self.places.log,
         )
 
@@ -210,15 +209,15 @@ class Service:
         places.state.parent.mkdir(parents=True, exist_ok=True)
         places.state.unlink(missing_ok=True)
         _rotate(places.log)
-        mode = keeper.OFFLINE if terms.offline else keeper.ONLINE
-        kept: list[str | Path] = [
-            sys.executable, "-m", keeper.__name__,
+        mode = OFFLINE if terms.offline else ONLINE
+        keeper: list[str | Path] = [
+            sys.executable, "-m", "builder.caches.keeper",
             places.state, places.users, places.stay, places.log,
             str(terms.port), terms.listen, mode, *launch.command,
         ]  # fmt: skip
         # The fork of `setsid` is what lets the keeper live on when this process is killed: every
         # program that vaultbuild starts dies with it, but not the children of that program.
-        fork = ["setsid", "--fork", *kept]
+        fork = ["setsid", "--fork", *keeper]
         package = Path(builder.__file__).parent.parent
         process.start(fork, log=places.log, cwd=package, env=launch.environment).wait(
             _KEEPER_PATIENCE

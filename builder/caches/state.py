@@ -15,6 +15,7 @@ from typing import Self
 
 from builder import files, ports
 
+ONLINE, OFFLINE = "online", "offline"
 _SCHEMA = 1
 
 

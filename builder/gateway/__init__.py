@@ -35,11 +35,21 @@ if TYPE_CHECKING:
     from pathlib import Path
     from socket import socket
 
+    from builder.breaker import Breakers
     from builder.gateway.server import Sources
-    from builder.gateway.sources import Breakers
     from builder.gateway.stock import Stock
 
-__all__ = ["Address", "Gateway", "Pauses", "Rules", "Tally", "address_of", "archives_in", "opened"]
+__all__ = [
+    "Address",
+    "Gateway",
+    "Journal",
+    "Pauses",
+    "Rules",
+    "Tally",
+    "address_of",
+    "archives_in",
+    "opened",
+]
 
 _PROXIES = ("apt",)
 

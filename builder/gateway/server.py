@@ -45,6 +45,8 @@ _NOT_HANDED_BACK = {
     "accept-ranges", "content-length",
 }  # fmt: skip
 _FORBIDDEN = 403
+# How caches say, without an upstream, that they do not have something.
+_MISSING = {404, 410, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,9 @@ class _Handler(BaseHTTPRequestHandler):
             keeper.inspect(url)
             before = keeper.state(url)
         started = time.monotonic()
-        source, answer = self._answered(url)
+        source, answer = self._answered(url, fetched=before is None)
+        if self._port.rules.offline and (answer is None or answer.status in _MISSING):
+            self._port.journal.write("missing", cache=self._port.cache, url=url)
         if answer is None:
             self._say(503, source)
             return
@@ -221,8 +225,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._note_refusal(answer, address)
         self._hand_back(answer, url, lambda: self._origin(url, before, source), started)
 
-    def _answered(self, url: str) -> tuple[Source | str, Reply | None]:
-        """Return the first good answer and who gave it; else why there is none."""
+    def _answered(self, url: str, *, fetched: bool) -> tuple[Source | str, Reply | None]:
+        """Return the first good answer and who gave it; else why there is none.
+
+        ``fetched``: the cache does not have it, so a good answer says that upstream is there.
+        """
         why = "no source is left"
         answer: Reply | None = None
         for source in self._port.sources.of(url):
@@ -235,7 +242,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._port.sources.failed(source, why)
                 continue
             if answer.status < 500:  # noqa: PLR2004 - from here on it is not our fault (RFC 9110)
-                self._port.sources.worked(source)
+                if fetched:
+                    self._port.sources.worked(source)
                 return source, answer
             why = f"{answer.status} {answer.answer.reason}"
             self._port.sources.failed(source, why)

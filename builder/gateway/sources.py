@@ -9,28 +9,19 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.gateway.rules import Address, address_of
 from builder.gateway.server import Source
+from builder.transient import NotNowError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-
-class Breakers(Protocol):
-    """Who remembers which upstreams failed too often; see :mod:`builder.breaker`."""
-
-    def is_open(self, url: str) -> bool:
-        """Whether to leave an upstream alone for now."""
-
-    def succeeded(self, url: str) -> None:
-        """An upstream answered."""
-
-    def failed(self, url: str, why: str) -> None:
-        """An upstream did not answer."""
+    from builder.breaker import Breakers
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +86,13 @@ class AptSources:
         """Yield the cache for each mirror, then the cache by itself."""
         for number, each in enumerate(alternatives(url, self.mirrors)):
             upstream = _endpoint(each)
-            if self.breakers and self.breakers.is_open(upstream):
+            if self._refuses(upstream):
                 continue
             if number:
                 self.told(f"{_endpoint(url)} does not answer: going on with {upstream}")
             for _ in self.pauses.take():
                 yield Source(self.address, each, upstream=upstream)
-                if self.breakers and self.breakers.is_open(upstream):
+                if self._refuses(upstream):
                     break
         if alone := self.alone():
             self.told(f"{_endpoint(url)} does not answer: going on with what the cache has")
@@ -110,12 +101,18 @@ class AptSources:
     def worked(self, source: Source) -> None:
         """Remember that its upstream is there."""
         if self.breakers and source.upstream:
-            self.breakers.succeeded(source.upstream)
+            # Another process may be about to find out, and is not disturbed.
+            with suppress(NotNowError), self.breakers.of(source.upstream).calling():
+                pass
 
     def failed(self, source: Source, why: str) -> None:
         """Remember that its upstream is not."""
         if self.breakers and source.upstream:
-            self.breakers.failed(source.upstream, why)
+            with suppress(TransientError), self.breakers.of(source.upstream).calling():
+                raise TransientError(f"{source.upstream}: {why}", outage=True)
+
+    def _refuses(self, upstream: str) -> bool:
+        return self.breakers is not None and self.breakers.of(upstream).refuses
 
 
 def alternatives(url: str, mirrors: Mapping[str, Sequence[str]]) -> list[str]:

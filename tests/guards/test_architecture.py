@@ -9,24 +9,24 @@ from pathlib import Path
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
     errors suggest events checks in_guest record vm_options archive urls
-    process files yamlfile schema hcl ports transient
-    digest memo failures history texts scratch network breaker partial routes
+    process files yamlfile schema hcl ports suites transient
+    digest memo failures history texts scratch network breaker partial routes patience
     transfer
     fetch
-    config template store disks caches monitor outcome model_lock suites pins
-    settings packer engines holdings requirements_in
+    config template store disks caches monitor outcome pins
+    settings packer engines holdings requirements_in models_in
     resolve ssh kvm prune
     pipeline provision
     checkpoints
     inputs sources guest doctor gateway
-    verify
+    verify warm
     plan clones
     estimate moved needs
-    live reporter
+    live reporter provide
     supplies
     report
     stream timing project
-    publish packing upstream
+    publish packing upstream stage_network
     stage_build relock
     build shell watch
     cli_options

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import HostError
-from builder.fetch import FullError, TransientError
+from builder.fetch import FullError, PermanentError, TransientError
 
 pytestmark = pytest.mark.integration
 
@@ -62,6 +62,17 @@ def test_a_server_that_knows_no_ranges_gives_all(digest, upstream, fetcher, targ
     got = fetcher().file(upstream.url + "/a.bin", target, sha256=digest)
 
     assert (got.sha256, got.received) == (SHA, len(DATA))
+
+
+def test_all_of_it_in_wrong_bytes_is_no_matter_of_parts(upstream, fetcher, target, said):
+    upstream.put("/a.bin", DATA)
+    interrupted(upstream, fetcher, target, sha256=SHA)
+    upstream.put("/a.bin", OTHER, ranges=False)
+
+    with pytest.raises(PermanentError, match=f"wanted {SHA}"):
+        fetcher().file(upstream.url + "/a.bin", target, sha256=SHA)
+
+    assert not any("do not fit" in line for line in said)
 
 
 @pytest.mark.parametrize("heeded", [True, False])

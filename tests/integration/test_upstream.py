@@ -133,6 +133,9 @@ def test_what_moved_is_work(run, archives, server):
     assert "upstream has openssl 3.5.5-1 (it was 3.5.4-1)" in told
     assert "1 moved" in told
     assert run("plan", "--engine", "nspawn").stdout.count("reuse") == 2, "nobody was asked"
+    shown = run("show", "base", "--engine", "nspawn").stdout.splitlines()[-1]
+    assert shown.startswith("upstream  asked ")
+    assert shown.endswith("openssl 3.5.4-1 → 3.5.5-1")
 
 
 def test_an_upstream_that_does_not_answer_is_a_warning(run, archives):
@@ -159,6 +162,12 @@ def test_new_pins_are_shown_and_written(run, archives, server, built):
     assert file.read_text() == before.replace("3.13.5-1", "3.13.6-1")
     again = run("lock", "packages", "--detailed-exitcode")
     assert (again.exit_code, again.stdout) == (0, "")
+
+
+def test_asking_offline_is_refused(run):
+    done = run("stage", "base", "--refresh", "--offline", "--engine", "nspawn")
+    assert done.exit_code == 3
+    assert "cannot be asked offline" in done.stderr
 
 
 @pytest.mark.parametrize(

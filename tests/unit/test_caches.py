@@ -11,8 +11,9 @@ from builder import caches
 from builder.caches import Address, Endpoints, Status
 from builder.caches.apt import upstream_proxy
 from builder.caches.http import ask
-from builder.caches.pypi import pip_settings
-from builder.errors import ProjectError
+from builder.caches.pypi import Upstream, pip_settings, server_of
+from builder.caches.state import Terms
+from builder.errors import HostError, ProjectError
 
 OWN = Endpoints(
     {"apt": "http://127.0.0.1:20001", "pypi": "http://127.0.0.1:20002/vaultbuild/private/+simple/"},
@@ -159,3 +160,46 @@ def test_the_environment_overrules_pip_s_files(pip_configuration, monkeypatch):
     pip_configuration.write_text("[global]\nindex-url = https://index.example/simple\n")
     monkeypatch.setenv("PIP_INDEX_URL", "https://other.example/simple")
     assert pip_settings()["index-url"] == "https://other.example/simple"
+
+
+# --- an upstream with a password ------------------------------------------------------------------
+
+
+def test_a_password_is_taken_out_of_the_url_of_an_index():
+    found = Upstream.of("https://me:p%40ss@index.example/simple")
+    assert found == Upstream("https://index.example/simple/", "me:p@ss")
+    assert "me" not in found.mirror
+
+
+def test_each_upstream_has_a_mirror_of_its_own_and_its_password_does_not_matter():
+    assert Upstream.of(None).mirror == "root/pypi"
+    one, two = Upstream.of("https://a.example/simple"), Upstream.of("https://b.example/simple")
+    assert len({one.mirror, two.mirror, "root/pypi"}) == 3
+    assert Upstream.of("https://me:x@a.example/simple/").mirror == one.mirror
+
+
+def test_an_index_with_a_query_is_refused_without_telling_it():
+    with pytest.raises(HostError) as caught:
+        Upstream.of("https://index.example/simple/?token=s3cr3t")
+    assert "s3cr3t" not in caught.value.message + str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://c:1/root/pypi/+simple/", "http://c:1/vaultbuild/private/+simple", "http://c:1/"],
+)
+def test_the_server_of_an_index_is_known(url):
+    assert server_of(url) == "http://c:1"
+
+
+@pytest.mark.parametrize(
+    ("listen", "root"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:3142"),
+        ("0.0.0.0", "http://127.0.0.1:3142"),  # noqa: S104
+        ("192.0.2.7", "http://192.0.2.7:3142"),
+        ("::", "http://[::1]:3142"),
+    ],
+)
+def test_this_host_reaches_a_server_where_it_listens(listen, root):
+    assert Terms(3142, listen).root == root

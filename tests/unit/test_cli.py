@@ -30,6 +30,7 @@ COMMANDS = [
     "shell",
     "cache",
     "doctor",
+    "lock",
 ]
 
 

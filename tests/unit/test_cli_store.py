@@ -1,17 +1,22 @@
 """The commands that tell what the store holds, and make it smaller."""
 
+import contextlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from builder import caches, cli_cache
+from builder.breaker import Breakers
 from builder.cli import main
 from builder.project import Project
 from builder.record import BuildRecord, DiskRecord
 from builder.store import DISK, Store
+from builder.transient import TransientError
 
 
 @pytest.fixture
@@ -181,6 +186,102 @@ def test_the_caches_are_seen_and_stopped_while_a_file_is_wrong(run, project, com
     done = run("--project", folder, "cache", command)
     assert done.exit_code == 0, done.stderr
     assert ["apt", "stopped"] in [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def cached(stored):
+    """The project of a store, with two packages in its cache, one of them not used for long."""
+    for name, age in (("old", 100), ("new", 1)):
+        path = stored / f"cache/var/apt/packages/mirror.example/pool/{name}_1_amd64.deb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 4096)
+        path.with_name(path.name + ".head").touch()
+        os.utime(path, (time.time() - age * 86400,) * 2)
+    return stored
+
+
+def packages(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "cache/var/apt/packages").rglob("*.deb*"))
+
+
+def test_the_status_tells_what_the_caches_keep(run, cached):
+    done = run("--project", cached, "cache", "status")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["apt", "stopped", "2", "files", "8", "KiB"] in rows
+    assert ["pypi", "stopped"] in rows
+    document = json.loads(run("--project", cached, "cache", "status", "--json").stdout)
+    assert document["breakers"] == []
+    assert document["caches"][0] | {"holds": None} == {
+        "name": "apt", "state": "stopped", "url": None, "process": None, "stays": False,
+        "used": False, "offline": False, "holds": None,
+    }  # fmt: skip
+    assert document["caches"][0]["holds"]["files"] == 2
+    assert document["caches"][0]["holds"]["oldest_use"].endswith("Z")
+
+
+def test_a_server_that_is_not_asked_is_told(run, cached):
+    breaker = Breakers(cached / "cache/var/run/breakers", failures=1).of("http://mirror.example/x")
+    with contextlib.suppress(TransientError), breaker.calling():
+        raise TransientError("it answers 503")
+    told = run("--project", cached, "cache", "status", "apt").stdout
+    [line] = [line for line in told.splitlines() if line.startswith("not asked for now: ")]
+    assert "mirror.example" in line
+    assert "503" in line
+    document = json.loads(run("--project", cached, "cache", "status", "--json").stdout)
+    assert [each["state"] for each in document["breakers"]] == ["open"]
+
+
+def test_one_cache_is_told_without_the_store(run, cached):
+    done = run("--project", cached, "cache", "status", "apt", "--json")
+    document = json.loads(done.stdout)
+    assert [each["name"] for each in document["caches"]] == ["apt"]
+    assert "store" not in document
+
+
+def test_a_cache_is_pruned_by_name_and_the_store_is_not(run, cached):
+    for words in (["--dry-run"], []):
+        done = run("--project", cached, "cache", "prune", "apt", "--older-than", "30d", *words)
+        assert done.exit_code == 0, done.stderr
+        assert ["remove", "apt", "1", "file", "4", "KiB"] in [
+            line.split() for line in done.stdout.splitlines()
+        ]
+    assert packages(cached) == ["new_1_amd64.deb", "new_1_amd64.deb.head"]
+    assert images(cached) == ["aa", "base", "bb", "cc"]
+
+
+def test_pruning_caches_without_a_rule_says_what_to_type(run, cached):
+    done = run("--project", cached, "cache", "prune", "apt")
+    assert done.exit_code == 0
+    assert "--older-than" in done.stderr
+    assert len(packages(cached)) == 4
+
+
+def test_pruning_caches_has_a_form_of_its_own_beside_the_store_s(run, cached):
+    words = ["--older-than", "30d", "--json"]
+    done = run("--project", cached, "cache", "prune", "apt", "pypi", *words)
+    document = json.loads(done.stdout)
+    assert set(document) == {"schema", "dry_run", "caches"}
+    assert document["caches"]["removed_bytes"] == 4096
+    assert [c["action"] for c in document["caches"]["choices"]] == ["remove", "keep"]
+    done = run("--project", cached, "cache", "prune", "store", "apt", *words)
+    assert {"caches", "choices"} < set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("words", [["wheel"], ["store", "apt", "--max-size", "1G"]])
+def test_a_mistake_in_what_to_prune_is_one_of_usage(run, cached, words):
+    assert run("--project", cached, "cache", "prune", *words).exit_code == 2
+
+
+def test_the_names_of_the_caches_are_completed(run):
+    group = main.commands["cache"]
+    for command, expected in {"up": {"pypi"}, "prune": {"pypi"}}.items():
+        [names] = [each for each in group.commands[command].params if each.name == "names"]
+        found = names.type.shell_complete(None, names, "py")
+        assert {item.value for item in found} == expected
+
+
+def test_the_names_are_those_of_the_caches():
+    assert cli_cache.NAMES == caches.NAMES
 
 
 @pytest.mark.parametrize("command", ["status", "down"])

@@ -211,6 +211,44 @@ def test_a_fixed_port_that_is_taken_names_its_holder(pipeline, host, install):
     assert f"(process {os.getpid()})" in finding.evidence
 
 
+def test_only_the_caches_that_the_pipeline_needs_are_judged(pipeline, host, install):
+    def judged() -> set[str]:
+        return {id_ for id_ in found(pipeline, host) if id_.startswith("cache-")}
+
+    assert judged() == {"cache-apt", "cache-pypi"}
+    pipeline.source.kind = "cloud_image"
+    assert judged() == {"cache-apt", "cache-pypi", "cache-isos"}
+    pipeline.caches = {**OWN, "models": {"url": "http://127.0.0.1:9"}}
+    assert judged() == {"cache-apt", "cache-pypi", "cache-isos", "cache-models"}
+    assert found(pipeline, host)["cache-models"].level == "fail"
+
+
+@pytest.mark.parametrize(
+    ("listen", "level", "told"),
+    [
+        ("192.0.2.7", "fail", "no address 192.0.2.7"),
+        ("0.0.0.0", "ok", "open to other hosts"),  # noqa: S104
+        (None, "ok", "started when needed"),
+    ],
+)
+def test_the_address_to_listen_at_is_one_of_this_host_s(
+    listen, level, told, pipeline, host, install
+):
+    install("apt-cacher-ng")
+    pipeline.caches = {"apt": {"url": None, "listen": listen}, "pypi": {"url": None}}
+    finding = found(pipeline, host)["cache-apt"]
+    assert (finding.level, told in finding.evidence) == (level, True)
+
+
+def test_what_there_is_to_build_from_offline_is_told(pipeline, host, install):
+    assert "the first build needs the network" in found(pipeline, host)["offline"].evidence
+    package = pipeline.project / "cache/var/apt/packages/mirror.example/x.deb"
+    package.parent.mkdir(parents=True)
+    package.write_bytes(b"x")
+    assert "apt: 1 file," in found(pipeline, host)["offline"].evidence
+    assert "needs the network" not in found(pipeline, host)["offline"].evidence
+
+
 def test_a_free_disk_is_looked_for_before_the_folder_exists(pipeline, host, install):
     assert str(pipeline.project / "cache") in found(pipeline, host)["disk"].evidence
 

@@ -105,6 +105,88 @@ def test_other_words_for_the_same(where, text, rule) -> None:
     assert found.rule == rule
 
 
+# What apt 2.6 and pip 23 print of a server that resets, hangs, truncates or refuses.
+RETRIED = "WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by '{}': /six/"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (
+            "E: Failed to fetch http://m/a  Connection failed [IP: 192.0.2.1 80]",
+            "apt-connection-lost",
+        ),
+        ("E: Failed to fetch http://m/a  Connection timed out", "apt-connection-lost"),
+        (
+            "E: Failed to fetch http://m/a  Error reading from server. Remote end",
+            "apt-connection-lost",
+        ),
+        ("E: Failed to fetch http://m/a  503  Service Unavailable", "apt-cache-error"),
+        (
+            "http://m/a  File has unexpected size (1 != 2). Mirror sync in progress",
+            "mirror-in-sync",
+        ),
+        ("E: Failed to fetch http://m/a  Hash Sum mismatch", "mirror-in-sync"),
+        ("Could not connect to m:80 (192.0.2.1), connection timed out", "apt-cache-refused"),
+        ("ERROR: HTTP error 429 while getting http://m/a", "too-many-requests"),
+        ("Could not handshake: Error in the pull function. [IP: 192.0.2.1 443]", "tls-broken-off"),
+        ("net/http: TLS handshake timeout", "tls-broken-off"),
+        (
+            "reached over ssh: ssh: connect to host h port 22: Connection refused",
+            "ssh-not-up",
+        ),
+        (
+            RETRIED.format("ProtocolError('Connection aborted.', ConnectionResetError(104, 'x'))"),
+            "pip-connection-lost",
+        ),
+        (
+            "pip._vendor.urllib3.exceptions.ReadTimeoutError: HTTPConnectionPool(host='h')",
+            "pip-connection-lost",
+        ),
+        (
+            "pip._vendor.urllib3.exceptions.ProtocolError: ('Connection broken: Inc",
+            "pip-connection-lost",
+        ),
+        (
+            "\u2570\u2500> Download failed because not enough bytes were received (1.0/3.0 MB)",
+            "wheel-cut-short",
+        ),
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", "connection-lost"),
+        ("curl: (28) Failed to connect to m port 80: Connection timed out", "connection-lost"),
+    ],
+)
+def test_what_passes_by_itself(text, rule) -> None:
+    found = diagnose(f"before\n{text}\nafter", "role")
+
+    assert found is not None
+    assert (found.rule, found.passes) == (rule, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "E: Failed to fetch http://m/pool/foo_1.0_amd64.deb  404  Not Found [IP: 192.0.2.1 80]",
+        "E: Version '9.9' for 'foo' was not found",
+        "ERROR: HTTP error 404 while getting http://m/a.whl (from http://m/six/)",
+        "THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n    six==1.16.0 from",
+        "ERROR: No matching distribution found for numpy==99.9",
+        "No space left on device",
+        "Could not resolve 'mirror.example'",
+        "connect (101: Network is unreachable)",
+    ],
+)
+def test_what_does_not(text) -> None:
+    found = diagnose(text, "role")
+
+    assert found is not None
+    assert not found.passes
+
+
+def test_an_attempt_that_pip_repeats_is_no_cause() -> None:
+    text = RETRIED.replace("total=0", "total=3").format("ReadTimeoutError(...)")
+    assert diagnose(text, "role") is None
+
+
 def test_what_the_output_names_is_named() -> None:
     found = diagnose("E: Version '6.12.94-1' for 'linux-image-x' was not found", "role")
 
@@ -123,7 +205,8 @@ def test_a_rule_of_another_place_is_not_asked() -> None:
 def test_an_error_keeps_its_own_hint_below_the_cure() -> None:
     error = explained(CommandError("m", hint="look there"), "Timeout waiting for SSH", "packer")
 
-    assert error.cause == Cause("packer-ssh-timeout", "The guest did not answer on SSH in time.")
+    sentence = "The guest did not answer on SSH in time."
+    assert error.cause == Cause("packer-ssh-timeout", sentence, passes=True)
     assert error.hint == "the guest's console log says how far it came\nlook there"
 
 
@@ -197,6 +280,7 @@ def test_what_is_wrong_with_a_rule_is_told_with_its_line(change, said, catalogue
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        ("  passes: maybe\n", "0.passes: must be true or false"),
         ("  where: home\n", "0.where: must be one of role, ssh, packer, host, any"),
         ("  whree: role\n", "0.whree: is not a key that is known here"),
         ("- text\n", "1: must be a mapping"),

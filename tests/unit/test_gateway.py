@@ -2,8 +2,10 @@
 
 import pytest
 
+from builder.breaker import Breakers
 from builder.gateway.ledger import Ledger
 from builder.gateway.rules import Address, Rules, address_of, archives_in, authority
+from builder.gateway.server import Source
 from builder.gateway.sources import AptSources, IndexSources, Pauses, alternatives
 from builder.gateway.stock import AptStock, PypiStock, Storekeeper, digest_in, kind_of
 from builder.gateway.tally import Sum, Tally, sums, traffic
@@ -90,23 +92,6 @@ def test_offline_nothing_is_fetched_past_the_caches():
 # --- sources --------------------------------------------------------------------------------------
 
 
-class Marks:
-    """A breaker for each upstream, which opens when told."""
-
-    def __init__(self, *opened):
-        self.opened = set(opened)
-        self.told = []
-
-    def is_open(self, url):
-        return url in self.opened
-
-    def succeeded(self, url):
-        self.told.append(("succeeded", url))
-
-    def failed(self, url, why):
-        self.told.append(("failed", url))
-
-
 QUICK = Pauses(attempts=2, first=0)
 CACHE = Address("127.0.0.1", 3142)
 DEB = "http://mirror.example/debian/pool/x.deb"
@@ -137,29 +122,41 @@ def test_the_cache_is_asked_for_each_mirror_some_times_and_then_by_itself():
     ]
 
 
-def test_an_upstream_whose_breaker_is_open_is_left_out():
-    breakers = Marks("http://mirror.example:80")
+@pytest.fixture
+def breakers(tmp_path):
+    return Breakers(tmp_path / "breakers", failures=2)
+
+
+def refuse(sources, times=2):
+    """Let the mirror fail."""
+    source = Source(CACHE, DEB, upstream="http://mirror.example:80")
+    for _ in range(times):
+        sources.failed(source, "503 busy")
+    return source
+
+
+def test_an_upstream_whose_breaker_is_open_is_left_out(breakers):
+    refuse(apt([], breakers))
     found = [each.target for each in apt(["http://b.example/d"], breakers).of(DEB)]
     assert found == ["http://b.example/d/pool/x.deb"] * 2
 
 
-def test_a_breaker_that_opens_ends_the_attempts():
-    breakers = Marks()
-    asked = []
-    for source in apt([], breakers).of(DEB):
+def test_a_breaker_that_opens_ends_the_attempts(breakers):
+    sources, asked = apt([], breakers), []
+    for source in sources.of(DEB):
         asked.append(source)
-        breakers.opened.add(source.upstream)
+        refuse(sources)
     assert len(asked) == 1
 
 
-def test_breakers_hear_how_it_went():
-    breakers = Marks()
+def test_an_upstream_that_answers_closes_its_breaker(breakers):
     sources = apt([], breakers)
-    source = next(iter(sources.of(DEB)))
-    sources.failed(source, "503")
+    source = refuse(sources, times=1)
     sources.worked(source)
-    upstream = "http://mirror.example:80"
-    assert breakers.told == [("failed", upstream), ("succeeded", upstream)]
+    sources.failed(source, "503 busy")
+    assert len(list(sources.of(DEB))) == 2
+    sources.failed(source, "503 busy")
+    assert list(sources.of(DEB)) == []
 
 
 def test_copies_are_named_by_the_longest_beginning():

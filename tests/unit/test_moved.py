@@ -4,7 +4,7 @@ import pytest
 
 from builder import moved
 from builder.archive import Package
-from builder.moved import Built, Moved, Pinned, Refresh, Unknown
+from builder.moved import Built, Moved, Pinned, Refresh, Suite, Unknown
 from builder.network import Handed
 
 SUITE = "http://mirror.example/debian/dists/trixie"
@@ -35,29 +35,42 @@ def test_suites_and_lists_are_read_off_what_was_handed_out():
         handed(f"{SUITE}/main/i18n/by-hash/SHA256/d1", "d1"),
         handed(f"{DEB}/openssl_3.5.4-1_amd64.deb"),
         handed("+f/numpy.whl", cache="pypi"),
-    ])  # fmt: skip
+    ], {})  # fmt: skip
     assert list(found) == [f"{SUITE}/InRelease"]
     suite = found[f"{SUITE}/InRelease"]
     assert suite.digests == {"a1"}
     assert suite.lists == {"main/binary-amd64": {"b1"}, "contrib/binary-amd64": {"c1"}}
 
 
-def test_what_was_seen_last_counts():
+def test_a_stage_that_went_on_has_seen_old_lists_and_new_ones():
     found = moved.suites_of([
         handed(f"{SUITE}/InRelease", "a1"),
         handed(f"{SUITE}/main/binary-amd64/Packages.xz", "b1"),
         handed(f"{SUITE}/InRelease", "a2"),
         handed(f"{SUITE}/main/binary-amd64/Packages.xz", "b2"),
-    ])  # fmt: skip
+    ], {})  # fmt: skip
     suite = found[f"{SUITE}/InRelease"]
-    assert (suite.digests, suite.lists) == ({"a2"}, {"main/binary-amd64": {"b2"}})
+    assert (suite.digests, suite.lists) == ({"a1", "a2"}, {"main/binary-amd64": {"b1", "b2"}})
+
+
+def test_a_stage_sees_what_the_one_below_saw_unless_it_looked_itself():
+    main, contrib = "main/binary-amd64", "contrib/binary-amd64"
+    below = {
+        "x/InRelease": Suite("x/InRelease", {"a1"}, {main: {"b1"}, contrib: {"c1"}}),
+        "y/InRelease": Suite("y/InRelease", {"d1"}, {main: {"e1"}}),
+    }
+    own = [handed("x/InRelease", "a2"), handed(f"x/{main}/Packages.xz", "b2")]
+    found = moved.suites_of(own, below)
+    assert found["x/InRelease"] == Suite("x/InRelease", {"a2"}, {main: {"b2"}, contrib: {"c1"}})
+    assert found["y/InRelease"] == below["y/InRelease"]
+    assert moved.suites_of([], below) == below
 
 
 def test_an_archive_behind_tls_is_known_by_its_own_address():
     found = moved.suites_of([
         handed("http://HTTPS///cuda.example/x86_64/InRelease", "a1"),
         handed("http://HTTPS///cuda.example/x86_64/Packages.gz", "b1"),
-    ])  # fmt: skip
+    ], {})  # fmt: skip
     assert found["https://cuda.example/x86_64/InRelease"].lists == {"": {"b1"}}
 
 
@@ -155,11 +168,13 @@ def test_an_answer_in_lines():
         "numpy", "of", "x.lock", "2.5.5", "→", "2.5.6", "(vaultbuild", "lock", "takes", "it)",
     ]  # fmt: skip
     assert list(Refresh("now").lines()) == ["upstream    asked now: nothing moved"]
+    assert WHOLE.about("base") == "asked 2026-11-22T10:00:00Z: openssl 1 → 2"
+    assert WHOLE.about("frameworks").endswith("nothing of it moved")
     assert list(WHOLE.warnings()) == ["upstream: m.example: no answer"]
 
 
 @pytest.mark.parametrize(
-    ("before", "rebuilt", "stuck"),
+    ("before", "renewed", "stuck"),
     [
         (None, {"base"}, ()),
         (Refresh("then", (OPENSSL,)), set(), ()),
@@ -170,9 +185,9 @@ def test_an_answer_in_lines():
     ],
     ids=["first", "not-built-since", "built-since", "stays-stuck", "moved-further", "pinned"],
 )
-def test_what_building_did_not_help_is_set_aside(before, rebuilt, stuck):
-    found = moved.settle(WHOLE, before, rebuilt)
+def test_what_building_did_not_help_is_set_aside(before, renewed, stuck):
+    found = moved.settle(WHOLE, before, renewed)
     assert found.stuck == stuck
     assert set(found.moved) == set(WHOLE.moved) - set(stuck)
     if stuck:
-        assert "base was built since and kept 1" in list(found.warnings())[-1]
+        assert "base, built since, kept 1" in list(found.warnings())[-1]

@@ -142,6 +142,14 @@ def test_what_cannot_be_replaced_is_refused():
         pins.edited(PATH, text, edits)
 
 
+@pytest.mark.parametrize("after", ["1.1 # so", "1.1, b", "1.1: x"])
+def test_an_edit_that_would_mean_something_else_is_refused(after):
+    text = "variables:\n  a: [tool=1.0, other=2]\n"
+    place = pins.places_in(PATH, text)[0]
+    with pytest.raises(ProjectError):
+        pins.edited(PATH, text, [pins.Edit(place, "tool", "1.0", after)])
+
+
 def test_a_file_that_is_no_yaml_is_refused():
     with pytest.raises(ProjectError, match="is not YAML"):
         pins.places_in(PATH, "a: [b")

@@ -128,6 +128,20 @@ def test_defaults_of_settings_are_filled_in(project):
     assert pipeline.resources == Resources(cpus=2, memory_mib=4096, disk_bytes=8 * 2**30)
 
 
+def test_settings_of_caches_are_read(project):
+    caches = {
+        "apt": {"listen": "192.0.2.7", "mirrors": {"http://a.example/": ["http://b.example/x/"]}},
+        "isos": {"ttl": "2d"},
+        "models": {"ttl": "1h", "upstream": "http://hub.example"},
+    }
+    text = f"caches: {json.dumps(caches)}\nvariants:"
+    found = load_pipeline(project({"stages/pipeline.yml": ("variants:", text)})).caches
+    assert found["apt"]["listen"] == "192.0.2.7"
+    assert found["apt"]["mirrors"] == {"http://a.example/": ["http://b.example/x/"]}
+    assert (found["isos"]["ttl"], found["models"]["ttl"]) == (2 * 86400, 3600)
+    assert found["models"]["upstream"] == "http://hub.example"
+
+
 def test_a_checksum_is_the_same_in_capitals(project):
     image = f"cloud_image: {{url: x, sha256: {DIGEST}}}"
     root = project({"stages/pipeline.yml": (BOOTSTRAP, image)})

@@ -239,6 +239,14 @@ def test_what_moved_upstream_is_built_and_so_is_what_stands_on_it() -> None:
     assert found.has_work
 
 
+def test_a_role_is_told_in_one_line_what_moved() -> None:
+    other = Reason("upstream", "zstd", "1", "2")
+    step = plan(BUILT, moved={"drivers": (MOVED, other)}).steps[1]
+    assert step.reasons == (MOVED, other)
+    for role in step.roles:
+        assert list(map(str, role.reasons)) == ["upstream has newer: openssl and 1 more"]
+
+
 def test_what_moved_upstream_does_not_hide_a_difference() -> None:
     final = replaced(FINAL, 1, variables={"tuning_hugepages": 8})
     found = plan(chain(BASE, DRIVERS, final), moved={"final": (MOVED,)}, force={"final"})

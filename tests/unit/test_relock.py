@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 SUITE = "http://mirror.example/debian/dists/trixie"
 SECURITY = "http://mirror.example/security/dists/trixie-security"
 MAIN = "main/binary-amd64"
+COMMIT = "2" * 40
 SUMS = "http://images.example/SHA256SUMS"
 PIPELINE = """\
 schema: 1
@@ -60,11 +61,21 @@ class Web:
     def __init__(self, pages):
         self.pages, self.asked = pages, []
 
-    def read(self, url, *, limit=0):
+    def read(self, url, *, limit=0, headers=None):
         self.asked.append(url)
         if url not in self.pages:
             raise PermanentError(f"there is no {url}")
         return Answered(self.pages[url])
+
+
+class Hub:
+    endpoint = "http://hub.example"
+
+    def headers(self):
+        return {}
+
+    def commit_of(self, repo, revision):
+        return COMMIT
 
 
 @pytest.fixture
@@ -73,9 +84,9 @@ def pinned(project, archives):
     archives.publish(SUITE, {MAIN: {"openssl": "3.5.4-1", "driver": "555-1"}})
     archives.publish(SECURITY, {MAIN: {"openssl": "3.5.5-1"}})
     archives.pages[SUMS] = f"{'1' * 64}  two.qcow2\n".encode()
-    page = "http://hub.example/api/models/org/name/revision/main?blobs=true"
+    page = f"http://hub.example/api/models/org/name/revision/{COMMIT}?blobs=true"
     files = [{"rfilename": "x", "lfs": {"sha256": "ab" * 32, "size": 1}}]
-    archives.pages[page] = json.dumps({"sha": "2" * 40, "siblings": files}).encode()
+    archives.pages[page] = json.dumps({"siblings": files}).encode()
     project({
         "stages/pipeline.yml": PIPELINE,
         "stages/final/requirements.in": "numpy\n",
@@ -89,7 +100,7 @@ def pinned(project, archives):
 def find(pinned, archives):
     """Look for pins with the words of a command line."""
     web = Web(archives.pages)
-    sources = Sources(web, web, lambda _: "numpy==2.5.6\n", lambda: "http://hub.example")
+    sources = Sources(web, web, lambda _: "numpy==2.5.6\n", Hub)
 
     def run(*words):
         return relock.relock(pinned, sources, Wanted.of(words))

@@ -1,4 +1,4 @@
-"""Building a stage: which locks it holds."""
+"""Building a stage: which locks it holds, and where it begins."""
 
 import contextlib
 from pathlib import Path
@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from builder.digest import digest_file
+from builder.inputs import StageInputs
+from builder.plan import Reason, Step
 from builder.record import BuildRecord, DiskRecord
 from builder.reporter import Reporter
-from builder.stage_build import _lock_role
-from builder.store import DISK, Store
+from builder.stage_build import _discard_checkpoints, _lock_role, _start
+from builder.store import DISK, Image, Store
 
 KEY = "a" * 64
 
@@ -75,4 +77,38 @@ def test_a_checkpoint_that_goes_while_its_lock_is_waited_for_is_to_be_made(store
         _lock_role(stack, KEY, pruned, Silent())
         assert pruned.kinds == ["shared", "alone"]
         assert store.is_locked(KEY)
+    assert not store.is_locked(KEY)
+
+
+# --- where it begins ------------------------------------------------------------------------------
+
+INPUTS = StageInputs(
+    "base",
+    ({"kind": "stage"}, {"kind": "role", "role": "tuning"}, {"kind": "role", "role": "seal"}),
+    ("b" * 64, KEY, "c" * 64),
+)
+
+
+def begun(store, *reasons) -> int:
+    step = Step("base", "build", INPUTS.key, reasons, (), verify=True)
+    parent = Image(store.root, next(iter(store.entries())).record)
+    return _start(step, INPUTS, parent, store).index
+
+
+def test_it_begins_after_its_checkpoints(store):
+    put_checkpoint(store)
+    assert begun(store, Reason("never-built", "base")) == 1
+
+
+@pytest.mark.parametrize("kind", ["forced", "upstream"])
+def test_again_means_from_the_first_role(store, kind):
+    put_checkpoint(store)
+    assert begun(store, Reason(kind, "openssl", "1", "2")) == 0
+
+
+def test_checkpoints_on_what_moved_upstream_are_removed(store):
+    """Else a later run would go on from old packages and call it the new image."""
+    put_checkpoint(store)
+    _discard_checkpoints(INPUTS, store, Silent())
+    assert store.checkpoint(KEY) is None
     assert not store.is_locked(KEY)

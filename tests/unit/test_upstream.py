@@ -46,6 +46,12 @@ class Web:
         return Answered(headers=self.heads[url])
 
 
+class Hub:
+    def commit_of(self, repo, revision):
+        assert (repo, revision) == ("org/name", "main")
+        return "2" * 40
+
+
 class Place:
     """A project with images, and an upstream that answers from ``web.pages``."""
 
@@ -89,7 +95,7 @@ class Place:
             self.web,
             self.web,
             lambda pair: self.resolved[pair.lock.name],
-            lambda: "http://hub.example",
+            Hub,
         )
         inputs = project.inputs("final")
         return upstream.refresh(project, inputs, sources=lambda: sources, **other)
@@ -260,11 +266,10 @@ def test_wheels_and_models_are_told_as_pinned(built, project, archives):
         "stages/final/requirements.in": "numpy\n",
         "stages/final/requirements.lock": "numpy==2.5.5 \\\n    --hash=sha256:aa\nold==1\n",
         "stages/final/models.lock":
-            "models: [{repo: org/name, revision: main, commit: '1111111111111111'}]\n",
+            "schema: 1\nmodels: [{repo: org/name, revision: main, commit: '" + "1" * 40 +
+            "', files: {x: {sha256: '" + "2" * 64 + "', size: 1}}}]\n",
     })  # fmt: skip
     built.resolved["requirements.lock"] = "numpy==2.5.6 \\\n    --hash=sha256:bb\n"
-    page = "http://hub.example/api/models/org/name/revision/main?blobs=true"
-    archives.pages[page] = json.dumps({"sha": "2222222222222222"}).encode()
     found = built.ask()
     lock = "stages/final/requirements.lock"
     assert found.moved == (
@@ -285,7 +290,15 @@ def test_an_answer_that_is_young_enough_is_not_asked_for_again(built, archives):
     asked = len(built.web.asked)
     assert built.ask(max_age=3600) == first
     assert len(built.web.asked) == asked
-    assert upstream.remembered(built.project) == first
+    image = built.project.image("base")
+    assert upstream.remembered(built.project, image) == first
+    built.image("base", {"openssl": "3.5.4-1"}, [], disk=b"another")
+    assert upstream.remembered(built.project, built.project.image("base")) is None
+
+
+def test_an_answer_in_the_future_or_too_old_is_none(built, archives):
+    built.ask()
+    archives.publish(SUITE, {MAIN: {"openssl": "3.5.5-1"}})
     assert built.ask(max_age=-1).moved, "an answer in the past is older than that"
 
 
@@ -297,16 +310,33 @@ def test_an_answer_about_other_images_is_not_good_enough(built, archives):
 
 
 def test_a_package_that_building_does_not_move_is_told_and_builds_no_more(built, archives):
-    archives.publish(SUITE, {MAIN: {"openssl": "3.5.5-1"}})
-    assert built.answer() == [("base", "openssl", "3.5.4-1", "3.5.5-1")]
-    assert built.answer() == [("base", "openssl", "3.5.4-1", "3.5.5-1")], "not built since"
     handed = archives.publish(SUITE, {MAIN: {"openssl": "3.5.5-1"}})
-    built.image("base", {"openssl": "3.5.4-1"}, index_of(handed), disk=b"another")
+    moved = [("base", "openssl", "3.5.4-1", "3.5.5-1")]
+    assert built.answer() == moved
+    assert built.answer() == moved, "not built since"
+    built.image("source", {}, index_of(handed), disk=b"another")
+    built.image("base", {"openssl": "3.5.4-1"}, [], disk=b"another")
     archives.publish(SUITE, {MAIN: {"openssl": "3.5.5-1", "more": "1"}})
     for _ in range(2):
         found = built.ask()
         assert found.moved == ()
         assert [one.what for one in found.stuck] == ["openssl"]
+
+
+def test_an_image_that_was_forced_on_the_old_root_disk_is_not_stuck(built, archives):
+    archives.publish(SUITE, {MAIN: {"openssl": "3.5.5-1"}})
+    moved = built.answer()
+    built.image("base", {"openssl": "3.5.4-1"}, [], disk=b"another")
+    assert built.answer() == moved != []
+
+
+def test_a_stage_that_was_resumed_on_an_old_checkpoint_is_not_up_to_date(built, archives):
+    packages = {"openssl": "3.5.4-1", "zstd": "1.5", "python3": "3.13.5-1"}
+    newer = archives.publish(EXTRA, {"": {"cuda": "12.5", "tool": "1"}}, fields="")
+    older = [{**each, "sha256": each["sha256"][::-1]} for each in index_of(newer)]
+    both = [*older, *index_of(newer)]
+    built.image("final", {**packages, "cuda": "12.4", "tool": "1"}, both, disk=b"another")
+    assert built.answer() == [("final", "cuda", "12.4", "12.5")]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 1, "one": {"refresh": {}}}'])
@@ -315,4 +345,4 @@ def test_a_memory_that_is_broken_was_never_there(built, text):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     assert built.ask(max_age=3600).moved == ()
-    assert upstream.remembered(built.project) is not None
+    assert upstream.remembered(built.project, built.project.image("base")) is not None

@@ -1,0 +1,147 @@
+"""Have ready, before anything runs, what roles will ask the caches of files for.
+
+A wheelhouse for each lock file, and the models of each lock of models: fetched where they are not
+there, read through where they are. A role that installs from a lock then needs no index at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from builder.errors import VaultbuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
+
+    from builder.caches import Endpoints
+    from builder.caches.models import ModelGot
+    from builder.caches.wheels import House
+    from builder.needs import FileNeed, Needs
+
+_OWN = {"apt", "pypi"}
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """With what something is fetched: the caches' URLs and settings, and who hears of it.
+
+    ``progress`` hears how many bytes came since it last did.
+    """
+
+    project: Path
+    endpoints: Endpoints
+    settings: Mapping[str, Mapping[str, Any]]
+    told: Callable[[str], None]
+    offline: bool = False
+    progress: Callable[[int], None] | None = None
+
+    @property
+    def var(self) -> Path:
+        """The project's ``cache/var``."""
+        return self.project / "cache/var"
+
+
+@dataclass(slots=True)
+class Provided:
+    """What is ready: by stage and role, the digest of its lock file; and what was had for it."""
+
+    houses: dict[tuple[str, str], str] = field(default_factory=dict)
+    wheels: list[House] = field(default_factory=list)
+    models: list[ModelGot] = field(default_factory=list)
+
+
+def names_for(needs: Needs) -> set[str]:
+    """Return which caches a run has to have, for what its stages need."""
+    return _OWN | ({"wheels"} if needs.wheels else set()) | ({"models"} if needs.models else set())
+
+
+def of_stages(needs: Needs, stages: Collection[str]) -> Needs:
+    """Return what some stages need."""
+    from builder.needs import Needs  # late: brings the readers of lock files
+
+    return Needs(
+        wheels=tuple(need for need in needs.wheels if need.stage in stages),
+        models=tuple(need for need in needs.models if need.stage in stages),
+        image=needs.image,
+    )
+
+
+def provide(needs: Needs, means: Means) -> Provided:
+    """Have everything ready; return what is.
+
+    What wheels cannot be had is told, and the role uses the index. Raises what the caches raise
+    when a model cannot be had: nothing else could give it to the role.
+    """
+    done = Provided()
+    for need in needs.wheels:
+        if house := _house(need, means):
+            done.wheels.append(house)
+            if house.complete:
+                done.houses[need.stage, need.role] = house.sha256
+    for need in needs.models:
+        done.models += _models(need, means)
+    return done
+
+
+def _house(need: FileNeed, means: Means) -> House | None:
+    from builder.caches import wheels  # late: brings packaging, which a plan does without
+
+    if need.target is None or (means.settings.get("wheels") or {}).get("url"):
+        return None  # nobody knows the guest's Python yet, or the team's house has them
+    try:
+        house = wheels.ensure(
+            means.project / need.path,
+            need.target,
+            index_url=means.endpoints.pypi,
+            fetcher=None if means.offline else _fetcher(means),
+            folder=means.var,
+            offline=means.offline,
+            progress=means.progress,
+        )
+    except VaultbuildError as error:
+        means.told(f"{need.path}: its wheels cannot be had: {error.message.splitlines()[0]}")
+        return None
+    for missing in house.missing:
+        means.told(f"{need.path}: {missing}")
+    return house
+
+
+def _models(need: FileNeed, means: Means) -> tuple[ModelGot, ...]:
+    from builder.caches import models, models_lock  # late, as above
+    from builder.caches.hub import Hub
+    from builder.caches.shelf import TTL
+
+    path = means.project / need.path
+    settings = means.settings.get("models") or {}
+    hub = None
+    if not means.offline:
+        hub = Hub(settings.get("upstream"), breakers=_breakers(means), told=means.told)
+    found = models.ensure(
+        models_lock.parse_lock(need.path, path.read_bytes()),
+        folder=means.var,
+        hub=hub,
+        fetcher=None if means.offline else _fetcher(means),
+        offline=means.offline,
+        ttl=settings.get("ttl", TTL),
+        progress=means.progress,
+    )
+    for each in found:
+        if each.moved:
+            means.told(f"{each.repo}: {each.revision} is at {each.moved[:12]} by now")
+        if each.trouble:
+            means.told(f"{each.repo}: not confirmed by its hub: {each.trouble}")
+    return found
+
+
+def _breakers(means: Means) -> Any:
+    from builder.breaker import Breakers  # late: only what fetches
+
+    return Breakers(means.var / "run/breakers")
+
+
+def _fetcher(means: Means) -> Any:
+    from builder.fetch import Fetcher  # late: HTTP clients take 0.2 s to import
+
+    return Fetcher(breakers=_breakers(means), told=means.told)

@@ -1,0 +1,110 @@
+"""What a guest gets over the network: refused by name, written down, and not needed twice."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder import network
+
+pytestmark = pytest.mark.e2e
+
+WANDER = """\
+- seal
+  - role: wanderer
+    variables: {{wanderer_url: "{url}"}}"""
+# A network namespace with a loopback and nothing else, and the routes it has written down.
+ALONE = 'ip link set lo up && ip route show > "$1" && shift && exec "$@"'
+
+
+def lock_of(project, key):
+    return network.read(project.var / "images" / key / network.LOCK)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("https://files.example/x.tar.gz", "files.example:443"),
+        ("http://files.example/x.tar.gz", "files.example:80"),
+    ],
+)
+def test_a_role_that_goes_elsewhere_is_told_where_and_how_to_allow_it(copy, url, address):
+    copy.edit("stages/final/stage.yml", "- seal", WANDER.format(url=url))
+    ran = copy("stage", "final", "--engine", "nspawn", status=1)
+    assert 'final: role wanderer, task "Fetch what no cache has" failed' in ran.stderr
+    assert f"Role wanderer asked for {address}, which stage final may not reach." in ran.stderr
+    assert 'write "hosts: [files.example]" in stages/final/stage.yml' in ran.stderr
+    assert 'write "network: open" in stages/final/stage.yml' in ran.stderr
+
+
+def test_what_was_handed_out_is_written_down_with_the_image(built):
+    keys = built.keys()
+    record = json.loads((built.var / "images" / keys["final"] / "record.json").read_text())
+    lock = lock_of(built, keys["final"])
+    packages = [one for one in lock.handed if one.url.endswith(".deb")]
+    assert {one.role for one in packages} == {"greeting"}
+    assert any("/hello_" in one.url for one in packages)
+    assert record["network"]["handed"] == len(lock.handed)
+    assert record["network"]["traffic"]["misses"] > 0
+    assert "network   caches," in built("show", "final", "--engine", "nspawn").stdout
+
+
+def test_the_root_s_packages_are_written_down_too(built):
+    source = json.loads(built("show", "base", "--engine", "nspawn", "--json").stdout)["parent"]
+    images = (built.var / "images").glob("*/record.json")
+    records = [json.loads(path.read_text()) for path in images]
+    (key,) = [each["key"] for each in records if each["stage"] == "source"]
+    assert source in {None, key}
+    packages = [one for one in lock_of(built, key).handed if one.url.endswith(".deb")]
+    assert len(packages) > 100
+    assert all(one.cache == "apt" and one.kind == "file" for one in packages)
+
+
+@pytest.fixture
+def bare(built, tmp_path):
+    """The built project without its images, with its own caches and what they hold."""
+    project = tmp_path / "bare"
+    shutil.copytree(
+        built.project,
+        project,
+        ignore=lambda folder, _: ["var"] if folder.endswith("/cache") else [],
+    )
+    for name in ("apt", "pypi"):
+        shutil.copytree(built.var / name, project / "cache/var" / name, symlinks=True)
+    yield type(built)(project, built.temporary)
+    shutil.rmtree(project)
+
+
+def test_without_any_network_the_caches_are_enough(built, bare, tmp_path, require_program):
+    routes = tmp_path / "routes"
+    argv = [
+        require_program("unshare"), "--net", "sh", "-c", ALONE, "sh", routes,
+        sys.executable, "-m", "builder", "stage", "final", "--engine", "nspawn", "--offline",
+        "--project", bare.project,
+    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(Path.cwd()), "TMPDIR": str(bare.temporary)}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert routes.read_text() == ""
+    key = built.keys()["final"]
+    records = [
+        json.loads((each.var / "images" / key / "record.json").read_text())
+        for each in (built, bare)
+    ]
+    assert records[0]["packages"] == records[1]["packages"]
+    assert records[1]["network"]["offline"]
+    assert records[1]["network"]["traffic"]["misses"] == 0
+    before, after = (lock_of(each, key) for each in (built, bare))
+    assert {(one.url, one.sha256) for one in after.handed} == {
+        (one.url, one.sha256) for one in before.handed
+    }
+
+
+def test_offline_what_is_not_cached_is_told(bare):
+    shutil.rmtree(bare.var / "apt")
+    ran = bare("stage", "final", "--engine", "nspawn", "--offline", status=1)
+    assert "vaultbuild cache warm" in ran.stderr
