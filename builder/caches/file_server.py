@@ -11,8 +11,9 @@ models     what huggingface_hub needs of a hub: ``HF_ENDPOINT`` is the root
 =========  =========================================================================
 
 Only what somebody listed with its digest has an address here; a path is looked up, never joined, so
-none leads out of the folder. A file is read through before it is sent, once for as long as it looks
-the same. What is not right is as good as not there, and the log says so.
+none leads out of the folder. A file is read through before it is sent, unless whoever put it there
+just did: once for as long as it looks the same. What is not right is as good as not there, and the
+log says so.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ _TREE = re.compile(rf"/api/models/{_REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.*)
 
 
 class Files:
-    """Sends files, each read through before it is sent for the first time."""
+    """Sends files of the cache in ``folder``, each read through before it is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._right: dict[tuple[object, ...], bool] = {}
         self._lock = threading.Lock()
 
@@ -68,6 +70,8 @@ class Files:
         return FileApp(str(path), content_type="application/octet-stream", etag=sha256)
 
     def _is_right(self, path: Path, sha256: str) -> bool:
+        if shelf.was_read(self._folder, path, sha256):
+            return True
         now = path.stat()
         look = (str(path), now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns, sha256)
         # One at a time: two guests that ask for the same file need it read once.
@@ -81,7 +85,7 @@ class Server:
     """The WSGI application of one kind of files below ``folder``."""
 
     def __init__(self, kind: str, folder: Path) -> None:
-        self._kind, self._folder, self._files = kind, folder, Files()
+        self._kind, self._folder, self._files = kind, folder, Files(folder)
         self._serve: Callable[[str], Response | FileApp] = {
             "wheels": self._wheels,
             "isos": self._isos,

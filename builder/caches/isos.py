@@ -77,10 +77,21 @@ def ensure(
     if local is not None:
         return _own(local, url, sha256)
     store = Shelf("isos", project / "cache/var")
-    place = store.folder / sha256 / _name(url)
-    sources = [f"{cache_url.rstrip('/')}/{sha256}/{place.name}", url] if cache_url else [url]
-    fetch = None if offline or fetcher is None else _fetching(sources, sha256, fetcher, progress)
-    kept = store.obtain(place, sha256, fetch)
+    place = _there(store.folder / sha256) or store.folder / sha256 / _name(url)
+    team = f"{cache_url.rstrip('/')}/{sha256}/{_name(url)}" if cache_url else None
+    sources = [team, url] if team else [url]
+    stamp = place.with_name(STAMP)
+
+    def fetch(path: Path) -> Got:
+        assert fetcher is not None  # noqa: S101 - for the type checker: see below
+        got = _fetched(sources, path, sha256, fetcher, progress)
+        # What a cache of the team calls a version is no word of upstream's.
+        version = (None, None) if team else (got.etag, got.modified)
+        # Under the lock: whoever waits for it finds the file confirmed.
+        Stamp(redacted(url), now(), *version).write(stamp)
+        return got
+
+    kept = store.obtain(place, sha256, None if offline or fetcher is None else fetch)
     if kept is None:
         missing = [f"{redacted(url)} with SHA-256 {sha256}"]
         raise shelf.not_cached("an image is", missing, cache="isos")
@@ -93,23 +104,21 @@ def ensure(
         seconds=kept.seconds,
         spoiled=kept.spoiled,
     )
-    stamp = place.with_name(STAMP)
-    if fetch is not None and (kept.received or kept.etag or kept.spoiled):
-        fresh = Stamp(redacted(url), now(), kept.etag, kept.modified)
-        fresh.write(stamp)
-        return replace(got, checked=fresh.checked)
+    if kept.fetched:
+        written = Stamp.read(stamp)
+        return replace(got, checked=written.checked if written else None)
     return _confirmed(got, url, stamp, None if offline else fetcher, ttl=ttl, now=now())
 
 
 def items(folder: Path) -> list[shelf.Item]:
     """Return each file of the cache; ``folder`` is the project's ``cache/var``."""
     store = Shelf("isos", folder)
-    return [_item(store, path) for path in sorted(store.folder.glob("*")) if path.is_dir()]
+    return [_item(store, path) for path in sorted(store.folder.glob("[!.]*")) if path.is_dir()]
 
 
 def drop(folder: Path, item: kept.Item) -> bool:
     """Remove a file with all that is beside it; say whether it is gone."""
-    return shelf.drop(folder, item, [Shelf("isos", folder).lock_file(Path(item.place).name)])
+    return shelf.drop(Shelf("isos", folder), item, [Path(item.place).name])
 
 
 def _item(store: Shelf, place: Path) -> shelf.Item:
@@ -181,26 +190,23 @@ def _lower(answer: Answer) -> dict[str, str]:
     return {name.lower(): value for name, value in answer.headers.items()}
 
 
-def _fetching(
+def _fetched(
     sources: Sequence[str],
+    path: Path,
     sha256: str,
     fetcher: Downloads,
     progress: Callable[[int], None] | None,
-) -> Callable[[Path], Got]:
+) -> Got:
     first, *others = sources
-
-    def fetch(path: Path) -> Got:
-        told = shelf.growing(progress)
-        try:
-            return fetcher.file(first, path, sha256=sha256, mirrors=others, progress=told)
-        except (TransientError, PermanentError) as error:
-            if f"wanted {sha256}" in error.message:
-                raise StoreError(error.message, hint=_CHECKSUM) from error
-            kind = TransientError if isinstance(error, TransientError) else PermanentError
-            message = f"cannot fetch {redacted(sources[-1])}: {error.message}"
-            raise kind(message, hint=_hinted(error)) from error
-
-    return fetch
+    told = shelf.growing(progress)
+    try:
+        return fetcher.file(first, path, sha256=sha256, mirrors=others, progress=told)
+    except (TransientError, PermanentError) as error:
+        if f"wanted {sha256}" in error.message:
+            raise StoreError(error.message, hint=_CHECKSUM) from error
+        kind = TransientError if isinstance(error, TransientError) else PermanentError
+        message = f"cannot fetch {redacted(sources[-1])}: {error.message}"
+        raise kind(message, hint=_hinted(error)) from error
 
 
 def _hinted(error: VaultbuildError) -> str:
@@ -214,6 +220,12 @@ def _own(local: Path, url: str, sha256: str) -> IsoGot:
         message = f"{url} has SHA-256 {found}\n       wanted {sha256}"
         raise StoreError(message, hint=_CHECKSUM)
     return IsoGot(local, sha256, local.stat().st_size, url)
+
+
+def _there(place: Path) -> Path | None:
+    """Return the file that is there, which another address may have given another name."""
+    found = (path for path in sorted(place.glob("*")) if shelf.is_whole(path))
+    return next(found, None)
 
 
 def _local(url: str, project: Path) -> Path | None:

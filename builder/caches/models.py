@@ -93,8 +93,9 @@ def ensure(
         missing += [f"{model}: {path}" for path in absent]
         if not absent:
             found = [one for one in kept if one is not None]
-            place.note()
-            got.append(_confirmed(place, found, asked, ttl=ttl, now=now()))
+            with store.locked(model.commit, str(model)):
+                place.note()
+                got.append(_confirmed(place, found, asked, ttl=ttl, now=now()))
     if missing:
         raise shelf.not_cached("files of models are", missing, cache="models")
     return tuple(got)
@@ -161,6 +162,7 @@ class _Place:
             headers=hub.headers(),
             progress=shelf.growing(progress),
         )
+        self.store.note(blob, file.sha256)
         shelf.relative_link(pointer, blob)
         return Kept(pointer, file.sha256, got.bytes, got.received, got.seconds, spoiled=spoiled)
 
@@ -282,11 +284,11 @@ def drop(folder: Path, item: kept.Item) -> bool:
     """Remove a commit, and the blobs that no other one has; say whether it is gone."""
     store = Shelf("models", folder)
     pinned = _pinned_of(store, folder / item.place)
-    locks = [store.lock_file(file.sha256) for file in pinned_files(pinned).values()]
+    digests = sorted({file.sha256 for file in pinned_files(pinned).values()})
     # Looked up now: since the item was looked at, another commit may have come to share a blob.
     repo = store.folder / "hub" / pinned.parent.name
     parts = (*_unshared(folder, repo, folder / item.place), str(pinned.relative_to(folder)))
-    return shelf.drop(folder, replace(item, parts=parts), locks)
+    return shelf.drop(store, replace(item, parts=parts), digests)
 
 
 def _manifests(store: Shelf) -> list[Path]:

@@ -40,6 +40,7 @@ STAMP = "checked.json"
 """Where a :class:`Stamp` lies beside an artefact."""
 
 _SCHEMA = 1
+_LATELY = 24 * 3600.0
 
 
 class Downloads(Protocol):
@@ -89,8 +90,8 @@ def not_cached(what: str, missing: Iterable[str], *, cache: str) -> NotCachedErr
 class Kept:
     """A file of a cache, with the bytes that its digest says.
 
-    ``received`` are the bytes that came over the network for it now, ``spoiled`` tells that it was
-    there with other bytes.
+    ``fetched`` tells that somebody was asked for it now, ``received`` how many bytes came, and
+    ``spoiled`` that it was there with other bytes.
     """
 
     path: Path
@@ -99,8 +100,7 @@ class Kept:
     received: int = 0
     seconds: float = 0.0
     spoiled: bool = False
-    etag: str | None = None
-    modified: str | None = None
+    fetched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,7 @@ class Shelf:
                 return None
             path.parent.mkdir(parents=True, exist_ok=True)
             got = fetch(path)
+            self.note(path, sha256)
             return Kept(
                 path=path,
                 sha256=sha256,
@@ -149,17 +150,25 @@ class Shelf:
                 received=got.received,
                 seconds=got.seconds,
                 spoiled=there,
-                etag=got.etag,
-                modified=got.modified,
+                fetched=True,
             )
 
     def verified(self, path: Path, sha256: str) -> bool:
         """Read a file through; what has another digest goes to quarantine."""
         found = digest_file(path)
         if found == sha256:
+            self.note(path, sha256)
             return True
         self.quarantine(path, f"its SHA-256 is {found}, wanted {sha256}")
         return False
+
+    def note(self, path: Path, sha256: str) -> None:
+        """Tell the file server that a file was just read through, so that it need not.
+
+        Reading gigabytes twice would make a guest wait for longer than its patience.
+        """
+        note = {"look": _look(path), "time": time.time()}
+        files.write_json(_note(self.folder, sha256), note, durable=False)
 
     def quarantine(self, path: Path, reason: str) -> Path:
         """Move a file, or the one that a link leads to, out of the way; return where it is now."""
@@ -175,6 +184,29 @@ class Shelf:
             path.unlink()
         files.write_text(moved.with_name("why"), f"{shown}: {reason}\n", durable=False)
         return moved
+
+
+def was_read(folder: Path, path: Path, sha256: str) -> bool:
+    """Whether a file of the cache in ``folder`` was read through lately, and looks the same since.
+
+    That is enough for who serves it to guests: each build reads what it needs before it starts one.
+    """
+    try:
+        note = json.loads(_note(folder, sha256).read_text(encoding="utf-8"))
+        age = time.time() - float(note["time"])
+        return bool(note["look"] == _look(path)) and 0 <= age < _LATELY
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _note(folder: Path, sha256: str) -> Path:
+    return folder / ".read" / f"{sha256}.json"
+
+
+def _look(path: Path) -> list[int]:
+    """Return what tells a file from what it was: any edit moves its ctime, which nobody can set."""
+    now = path.stat()
+    return [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
 
 
 # --- when upstream was last asked -----------------------------------------------------------------
@@ -254,18 +286,20 @@ def stale(items: Iterable[Item], *, ttl: float, now: float) -> list[Item]:
     return [item for item in items if not Stamp("", item.checked).fresh(ttl, now)]
 
 
-def drop(var: Path, item: kept.Item, locks: Sequence[Path]) -> bool:
+def drop(store: Shelf, item: kept.Item, digests: Sequence[str]) -> bool:
     """Remove an artefact unless somebody works on it, or did since; say whether it is gone.
 
-    ``locks`` are what is locked by whoever works on it.
+    ``digests`` are those of its files, under whose locks others work on them.
     """
+    locks = [store.lock_file(digest) for digest in digests]
     with contextlib.ExitStack() as stack:
         if not all(stack.enter_context(files.try_lock(lock)) for lock in locks):
             return False
         if any(last_used(lock) > item.used for lock in locks):
             return False
-        for place in (item.place, *item.parts):
-            path = var / place
+        notes = [str(_note(store.folder, digest)) for digest in digests]
+        for place in (item.place, *item.parts, *notes):
+            path = store.var / place
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,10 @@ from builder.digest import digest_bytes
 from builder.transient import PermanentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from packaging.tags import Tag
+    from unearth import PackageFinder
 
     from builder.caches import kept
     from builder.caches.requirements import Locked
@@ -78,16 +79,6 @@ class Target:
             if old in _OLD_NAMES:
                 found.append(f"{_OLD_NAMES[old]}_{self.machine}")
         return [*found, f"linux_{self.machine}"]
-
-    def tags(self) -> Iterator[Tag]:
-        """Yield what a wheel's name may say, the best first."""
-        # Late: brings the whole of packaging's grammar of versions.
-        from packaging.tags import compatible_tags, cpython_tags
-
-        major, minor = _numbers(self.python)
-        abi, platforms = f"cp{major}{minor}", self.platforms
-        yield from cpython_tags((major, minor), [abi], platforms)
-        yield from compatible_tags((major, minor), abi, platforms)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -199,8 +190,9 @@ def ensure(
     place = store.folder / "houses" / digest
     with store.locked(digest, f"the wheels of {lock.name}"):
         known = _known(place, target)
-        can_ask = not offline and fetcher is not None and index_url is not None
-        index = _Index(index_url, fetcher, target) if can_ask else None  # type: ignore[arg-type]
+        index = None
+        if not offline and fetcher is not None and index_url is not None:
+            index = _Index(index_url, fetcher, target)
         keeper = _Keeper(store, target, index, known, progress)
         for one in wanted:
             if one.applies(target.environment):
@@ -294,20 +286,25 @@ class _Index:
     """A package index, asked through the fetcher: with its retries, breakers and messages."""
 
     def __init__(self, url: str, fetcher: Downloads, target: Target) -> None:
-        # Late: unearth takes 0.2 s to import.
+        self.fetcher = fetcher
+        self._url, self._target = url, target
+
+    @cached_property
+    def _finder(self) -> PackageFinder:
+        # Late, and not at all where every wheel is there: unearth takes 0.2 s to import.
         from unearth import PackageFinder, TargetPython
 
         from builder.caches.requirements import IndexSession
 
-        self.fetcher = fetcher
-        self._finder = PackageFinder(
-            IndexSession(fetcher),
-            index_urls=[url],
+        numbers = _numbers(self._target.python)
+        return PackageFinder(
+            IndexSession(self.fetcher),
+            index_urls=[self._url],
             target_python=TargetPython(
-                py_ver=_numbers(target.python),
-                abis=["cp" + "".join(map(str, _numbers(target.python)))],
+                py_ver=numbers,
+                abis=["cp" + "".join(map(str, numbers))],
                 impl="cp",
-                platforms=target.platforms,
+                platforms=self._target.platforms,
             ),
             only_binary=[":all:"],
         )
@@ -348,7 +345,7 @@ def drop(folder: Path, item: kept.Item) -> bool:
     A house that has others is filled again when a build asks for it.
     """
     store = Shelf("wheels", folder)
-    gone = shelf.drop(folder, item, [store.lock_file(PurePath(item.place).name)])
+    gone = shelf.drop(store, item, [PurePath(item.place).name])
     for house in store.folder.glob("houses/*") if gone else ():
         with files.try_lock(store.lock_file(house.name)) as alone:
             if alone and not any(path.is_file() for path, _ in listing(house).values()):

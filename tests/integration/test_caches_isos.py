@@ -40,8 +40,8 @@ def ensure(server, tmp_path, downloads):
 
 
 def kept(project: Path) -> list[Path]:
-    found = (project / "cache/var/isos").rglob("*")
-    return [path for path in found if path.is_file() and shelf.is_whole(path)]
+    found = (project / "cache/var/isos").rglob("[!.]*")
+    return [path for path in found if shelf.is_whole(path) and path.parent.name != ".read"]
 
 
 def later() -> float:
@@ -79,7 +79,7 @@ def test_another_checksum_keeps_nothing(ensure, tmp_path):
         ensure("0" * 64)
     assert "0" * 64 in caught.value.message
     assert "source.cloud_image.sha256" in caught.value.hint
-    assert kept(tmp_path) == []
+    assert not [path for path in (tmp_path / "cache/var/isos").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
@@ -141,10 +141,21 @@ def test_two_processes_fetch_once(server, tmp_path):
     assert [request.method for request in server.requests] == ["GET"]
 
 
+def test_at_another_address_it_is_the_same_image(ensure, server):
+    first = ensure()
+    server.put("/renamed.qcow2", IMAGE)
+    server.requests.clear()
+    again = ensure(url="/renamed.qcow2")
+    assert (again.path, again.received) == (first.path, 0)
+    assert [request.method for request in server.requests] == ["HEAD"], "is it there, too?"
+
+
 def test_a_cache_of_the_team_is_asked_first(ensure, server, upstreams):
     team = upstreams({f"/{SHA256}/image.qcow2": IMAGE})
+    team.put(f"/{SHA256}/image.qcow2", IMAGE, etag='"of the team"')
     assert ensure(cache_url=f"{team.url}/").received == len(IMAGE)
     assert server.requests == []
+    assert not ensure(cache_url=f"{team.url}/", now=later).stale
 
 
 def test_a_cache_of_the_team_need_not_have_it(ensure, server, upstreams):
@@ -186,6 +197,12 @@ def test_what_is_fresh_asks_nobody(ensure, server):
     server.requests.clear()
     assert not ensure().stale
     assert server.requests == []
+
+
+def test_what_was_fetched_just_now_is_confirmed(ensure, server):
+    assert not ensure(ttl=0).stale
+    assert [request.method for request in server.requests] == ["GET"]
+    assert ensure(ttl=0, offline=True).stale
 
 
 def test_an_old_one_is_confirmed(ensure, server):
@@ -264,7 +281,8 @@ def test_what_there_is(ensure, tmp_path):
     assert shelf.stale([item], ttl=shelf.TTL, now=time.time()) == []
     assert shelf.stale([item], ttl=shelf.TTL, now=later()) == [item]
     assert isos.drop(tmp_path / "cache/var", item)
-    assert list((tmp_path / "cache/var/isos").iterdir()) == []
+    left = [path for path in (tmp_path / "cache/var/isos").rglob("*") if path.is_file()]
+    assert left == []
 
 
 def test_ranges_heads_and_nothing_else_is_served(ensure, tmp_path, serve, get):
@@ -288,3 +306,5 @@ def test_ranges_heads_and_nothing_else_is_served(ensure, tmp_path, serve, get):
     assert get(f"{root}/").body == b"vaultbuild isos\n"
     got.path.write_bytes(b"\1" + IMAGE[1:])
     assert get(url).status == 404
+    got.path.write_bytes(IMAGE)
+    assert get(url).body == IMAGE, "what is right was read through by the server itself"

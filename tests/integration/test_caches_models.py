@@ -304,6 +304,7 @@ def test_two_processes_fetch_once(hub, commit, var, tmp_path):
     assert [one.returncode for one in both] == [0, 0]
     assert sum(received) == sum(map(len, FILES.values()))
     assert len([1 for one in hub.gets() if "/resolve/" in one and "onnx" in one]) == 1
+    assert len(hub.gets("/api/")) == 2, "the commit and its branch"
 
 
 def test_what_there_is_and_what_goes(ensure, hub, commit, var):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from builder import caches
 from builder.caches import shelf, wheels
 from builder.caches.wheels import Target
 from builder.errors import ProjectError
@@ -337,6 +338,25 @@ def test_what_there_is_and_what_goes(two, ensure, var, index):
     assert not house.folder.exists(), "a house with nothing in it"
 
 
+# --- through the server that builds use -----------------------------------------------------------
+
+
+def test_through_devpi(two, ensure, index, var, downloads, tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_INDEX_URL", index.url)
+    shutil.copytree(Path(__file__).parents[2] / "cache/etc", tmp_path / "cache/etc")
+    with caches.running({}, tmp_path, names=["pypi"]) as endpoints:
+        url = endpoints.urls["pypi"]
+        house = wheels.ensure(two, HERE, index_url=url, fetcher=downloads, folder=var)
+        assert house.complete
+        assert sorted(index.fetched()) == sorted(one.file for one in house.wheels)
+        shutil.rmtree(var / "wheels")
+        index.upstream.stop()
+        again = wheels.ensure(two, HERE, index_url=url, fetcher=downloads, folder=var)
+        assert again.received == house.bytes, "from what devpi has"
+
+
 # --- for guests -----------------------------------------------------------------------------------
 
 
@@ -406,4 +426,3 @@ def test_nothing_but_wheels_of_houses_is_served(two, ensure, var, serve, get):
     ]  # fmt: skip
     assert [get(f"{root}/{path}").status for path in paths] == [404] * len(paths)
     assert get(f"{root}/{house.sha256}/", method="DELETE").status == 405
-    assert shutil.which("pip")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ def path(store):
 
 def fetch(path):
     path.write_bytes(GOOD)
-    return SimpleNamespace(bytes=4, received=4, seconds=0.5, etag='"x"', modified=None)
+    return SimpleNamespace(bytes=4, received=4, seconds=0.5)
 
 
 def never(path):
@@ -46,7 +47,7 @@ def broken(path):
 
 def test_what_is_not_there_is_fetched(store, path):
     kept = store.obtain(path, SHA256, fetch)
-    assert (kept.bytes, kept.received, kept.spoiled, kept.etag) == (4, 4, False, '"x"')
+    assert (kept.bytes, kept.received, kept.spoiled, kept.fetched) == (4, 4, False, True)
     assert store.obtain(path, SHA256, never).received == 0
 
 
@@ -91,6 +92,25 @@ def test_a_link_is_made_once_and_replaced_in_one_step(store):
         shelf.relative_link(link, target)
         assert link.read_text() == text
     assert sorted(path.name for path in store.folder.iterdir()) == ["link", "one", "two"]
+
+
+@pytest.mark.parametrize("change", ["bytes", "another file", "old", "torn"])
+def test_what_was_read_is_believed_while_it_looks_the_same(store, path, change):
+    store.obtain(path, SHA256, fetch)
+    assert shelf.was_read(store.folder, path, SHA256)
+    assert not shelf.was_read(store.folder, path, "0" * 64)
+    (note,) = store.folder.glob(".read/*")
+    if change == "bytes":
+        before = path.stat()
+        path.write_bytes(b"evil")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif change == "another file":
+        path.rename(path.with_name("old"))
+        path.write_bytes(GOOD)
+    else:
+        said = json.loads(note.read_text()) if change == "old" else {}
+        note.write_text(json.dumps({**said, "time": time.time() - 2 * DAY}))
+    assert not shelf.was_read(store.folder, path, SHA256)
 
 
 # --- stamps ---------------------------------------------------------------------------------------
@@ -145,13 +165,13 @@ def item(path):
 
 
 def test_what_is_dropped_is_gone_with_all_that_is_beside_it(store, item, tmp_path, path):
-    assert shelf.drop(tmp_path, item, [store.lock_file(SHA256)])
+    assert shelf.drop(store, item, [SHA256])
     assert not path.parent.exists()
 
 
 def test_what_is_in_use_is_not_dropped(store, item, tmp_path, path):
     with lock(store.lock_file(SHA256)):
-        assert not shelf.drop(tmp_path, item, [store.lock_file("other"), store.lock_file(SHA256)])
+        assert not shelf.drop(store, item, ["0" * 64, SHA256])
     assert path.exists()
 
 
@@ -159,7 +179,7 @@ def test_what_was_used_since_it_was_looked_at_is_not_dropped(store, item, tmp_pa
     with lock(store.lock_file(SHA256)):
         pass
     os.utime(store.lock_file(SHA256), (item.used + 1, item.used + 1))
-    assert not shelf.drop(tmp_path, item, [store.lock_file(SHA256)])
+    assert not shelf.drop(store, item, [SHA256])
     assert path.exists()
 
 
