@@ -2,9 +2,9 @@
 
 ::
 
-    network locks (of the images in the store, or of a release) ─► packages, indexes   builder.warm
-    lock files that roles are given ─────────────────────────────► wheels, models      builder.provide
-    the source ──────────────────────────────────────────────────► its image           caches.isos
+    network locks (of the images here, or of a release) ─► packages, indexes   builder.warm
+    lock files that roles are given ─────────────────────► wheels, models      builder.provide
+    the source ──────────────────────────────────────────► its image           caches.isos
 
 It may be stopped at any time and goes on where it was; two at once fetch once. What is there is
 read through, so a cache that was damaged is whole again afterwards.
@@ -72,8 +72,12 @@ class Warmed:
     @property
     def received(self) -> int:
         """How many bytes came over the network."""
-        parts = [*self.found, *self.provided.wheels, *self.provided.models]
-        return sum(part.received for part in parts) + (self.image.received if self.image else 0)
+        return (
+            sum(one.received for one in self.found)
+            + sum(house.received for house in self.provided.wheels)
+            + sum(model.received for model in self.provided.models)
+            + (self.image.received if self.image else 0)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as ``cache warm --json`` tells it; what was there already is only counted."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from builder import events, gateway, network, process
-from builder.caches import Endpoints
+from builder.caches import Endpoints, apt
 from builder.errors import CommandError, HostError
 from builder.sources.bootstrap import host_mirrors
 
@@ -117,10 +117,14 @@ class Supplies:
 
         return Breakers(self.var / "run/breakers")
 
-    def _apt_alone(self) -> gateway.Address | None:
+    def _apt_alone(self, wanted: str) -> gateway.Address | None:
         """Return the apt cache that never asks upstream: it has what the other one fetched."""
         url = self.endpoints.stale.get("apt")
-        return gateway.address_of(url) if url else None
+        if url is None:
+            return None
+        # What upstream's error did to the file that is wanted.
+        apt.mend(self.var / "apt/packages", wanted)
+        return gateway.address_of(url)
 
     def _teams(self) -> frozenset[str]:
         """Return the hosts of the caches that are a team's: their pages link to themselves."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.caches.pypi import server_folder
@@ -46,7 +46,7 @@ __all__ = [
 _PROXIES = ("apt",)
 
 
-def _nobody() -> Address | None:
+def _nobody(_: str) -> Address | None:
     return None
 
 
@@ -68,7 +68,7 @@ class Gateway:
     own: frozenset[str] = frozenset()
     mirrors: Mapping[str, Sequence[str]] = field(default_factory=dict)
     breakers: Breakers | None = None
-    alone: Callable[[], Address | None] = _nobody
+    alone: Callable[[str], Address | None] = _nobody
     told: Callable[[str], None] = _hush
     pauses: Pauses = field(default_factory=Pauses)
 

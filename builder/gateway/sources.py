@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Pauses:
     """How often one source is asked, and the longest pauses between, in seconds."""
 
-    attempts: int = 3
+    attempts: int = 2
     first: float = 0.5
     most: float = 8
 
@@ -71,14 +71,14 @@ class IndexSources:
 class AptSources:
     """The apt cache, which is asked for whole URLs and fetches them from mirrors.
 
-    ``mirrors``: the beginning of URLs → what else they may begin with. ``alone``: the address of
-    the cache without its upstream, started when it is needed.
+    ``mirrors``: the beginning of URLs → what else they may begin with. ``alone`` returns where the
+    cache answers without its upstream, after making sure that it can for a URL.
     """
 
     address: Address
     mirrors: Mapping[str, Sequence[str]]
     breakers: Breakers | None
-    alone: Callable[[], Address | None]
+    alone: Callable[[str], Address | None]
     told: Callable[[str], None]
     pauses: Pauses = field(default_factory=Pauses)
 
@@ -94,7 +94,7 @@ class AptSources:
                 yield Source(self.address, each, upstream=upstream)
                 if self._refuses(upstream):
                     break
-        if alone := self.alone():
+        if alone := self.alone(url):
             self.told(f"{_endpoint(url)} does not answer: going on with what the cache has")
             yield Source(alone, url, stale=True)
 

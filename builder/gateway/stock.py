@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
+from builder.caches import apt
 from builder.digest import digest_file, short
 
 if TYPE_CHECKING:
@@ -66,11 +67,7 @@ class AptStock:
 
     def place(self, url: str) -> Path | None:
         """Return the file of a URL."""
-        parts = urlsplit(url)
-        path = unquote(parts.path).lstrip("/")
-        if ".." in path.split("/") or not parts.netloc:
-            return None
-        return self.folder / parts.netloc / path
+        return apt.place(self.folder, url)
 
 
 @dataclass(frozen=True, slots=True)

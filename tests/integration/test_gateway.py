@@ -252,7 +252,7 @@ def test_without_upstream_the_cache_by_itself_answers(cache, guest):
     alone = Cache()
     alone.gives(DEB, BODY)
     cache.gives(DEB, (503, b"", {}))
-    here = guest(alone=lambda: alone.address)
+    here = guest(alone=lambda _: alone.address)
     assert here.get(DEB) == (200, BODY)
     assert here.wrote("handed")[0].origin == "stale"
     alone.stop()

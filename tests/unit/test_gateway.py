@@ -102,7 +102,7 @@ def apt(mirrors=(), breakers=None, alone=None, said=None):
         CACHE,
         {"http://mirror.example/debian": list(mirrors)},
         breakers,
-        lambda: alone,
+        lambda _: alone,
         (said if said is not None else []).append,
         QUICK,
     )
@@ -215,7 +215,7 @@ def test_addresses_that_name_what_they_give():
 
 def test_where_caches_keep_their_files(tmp_path):
     assert AptStock(tmp_path).place(DEB) == tmp_path / "mirror.example/debian/pool/x.deb"
-    assert AptStock(tmp_path).place("http://m/a%2bb_1%3a2.deb") == tmp_path / "m/a+b_1:2.deb"
+    assert AptStock(tmp_path).place("http://m:8/a%2bb_1%3a2.deb") == tmp_path / "m/a+b_1:2.deb"
     assert AptStock(tmp_path).place("http://m/../../etc/passwd") is None
     assert (
         PypiStock(tmp_path).place("/root/pypi/+f/a/b/x.whl") == tmp_path / "root/pypi/+f/a/b/x.whl"
