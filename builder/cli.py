@@ -374,21 +374,32 @@ def _emit_releases(releases: list[Release], *, as_json: bool) -> None:
 @variant_option
 @engine_option
 @json_option
+@click.option("--network", "as_lock", is_flag=True, help="Its network lock, as JSON on stdout.")
 @click.pass_obj
 def show(
-    settings: Settings, stage: str | None, variant: str | None, engine: str, *, as_json: bool
+    settings: Settings,
+    stage: str | None,
+    variant: str | None,
+    engine: str,
+    *,
+    as_json: bool,
+    as_lock: bool,
 ) -> None:
-    """Show the record of an image: inputs, packages, times, verdict.
+    """Show the record of an image: inputs, packages, times, network, verdict.
 
     \b
-    Example:
+    Examples:
       vaultbuild show frameworks --json
+      vaultbuild show final --network > final.network.json
     """
     from builder import report
     from builder.upstream import remembered
 
     project = settings.project(variant, engine)
     image = project.image(project.target(stage))
+    if as_lock:
+        report.emit_json(project.network_lock(image.record.stage).to_json())
+        return
     verdict = project.verdict(image, project.checks(image.record.stage, whole=True))
     if as_json:
         known = verdict.to_json() if verdict else None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from builder.breaker import State
     from builder.caches import Status
+    from builder.gateway import Sum
     from builder.holdings import Entry
     from builder.project import Project
     from builder.prune import Choice
@@ -45,15 +46,34 @@ def _show(found: Sequence[Status], project: Project, *, as_json: bool, **more: A
     """Print the caches with what they keep; ``more`` is what else a machine is told."""
     from dataclasses import asdict
 
-    from builder import caches, report
+    from builder import caches, inventory, report
 
-    holds = caches.holds(project.folder, [status.name for status in found])
+    names = [status.name for status in found]
+    holds = caches.holds(project.folder, names)
+    sums = {name: one for name, one in _tally(project).items() if name in names}
     if as_json:
-        told = [asdict(each) | {"holds": holds[each.name].to_json()} for each in found]
+        told = [
+            asdict(each) | {"holds": holds[each.name].to_json(), "gave": _told(sums.get(each.name))}
+            for each in found
+        ]
         report.emit_json({"schema": 1, "caches": told, **more})
         return
-    for line in report.cache_lines(found, holds):
+    for line in (*inventory.cache_lines(found, holds), *inventory.saving_lines(sums)):
         report.emit(line)
+
+
+def _tally(project: Project) -> dict[str, Sum]:
+    """Return what the caches gave in all runs so far, by name."""
+    from builder.gateway import Tally
+
+    return Tally(project.var / "index/traffic.json").read()
+
+
+def _told(one: Sum | None) -> dict[str, Any] | None:
+    """Return what a machine is told of that."""
+    from dataclasses import asdict
+
+    return asdict(one) | {"saved_seconds": one.saved(one.pace)} if one else None
 
 
 @cache.command(cls=Command)
@@ -125,7 +145,7 @@ def cache_status(settings: Settings, names: tuple[str, ...], *, as_json: bool) -
     """
     from dataclasses import asdict
 
-    from builder import caches, report
+    from builder import caches, inventory, report
 
     project = settings.project()
     found = caches.status(_caches_of(project), project.folder, names or None)
@@ -136,10 +156,10 @@ def cache_status(settings: Settings, names: tuple[str, ...], *, as_json: bool) -
     _show(found, project, as_json=as_json, **more)
     if as_json:
         return
-    for line in report.breaker_lines(breakers):
+    for line in inventory.breaker_lines(breakers):
         report.emit(line)
     if not names:
-        for line in report.store_lines(entries, current, more["store"]["free_bytes"]):
+        for line in inventory.store_lines(entries, current, more["store"]["free_bytes"]):
             report.emit(line)
 
 
@@ -304,13 +324,13 @@ def _told_store(
     *,
     as_json: bool,
 ) -> dict[str, Any]:
-    from builder import holdings, report
+    from builder import holdings, inventory, report
     from builder import prune as pruning
 
     gone, left = (pruning.bytes_of(choices, action) for action in ("remove", "keep"))
     free = holdings.free_bytes(project.store.root)
     if not as_json:
-        for line in report.prune_lines(choices, verbose=settings.verbosity > 0):
+        for line in inventory.prune_lines(choices, verbose=settings.verbosity > 0):
             report.emit(line)
         report.emit(_sum(gone, left, free, dry_run=options.dry_run))
     over = _note_over(settings, left, options.max_size)
@@ -323,7 +343,7 @@ def _prune_caches(
 ) -> dict[str, Any]:
     import time
 
-    from builder import caches, holdings, report
+    from builder import caches, holdings, inventory, report
     from builder.caches import kept
 
     rules = kept.Rules(time.time(), options.older_than, options.max_size)
@@ -331,7 +351,7 @@ def _prune_caches(
     gone, left = (kept.bytes_of(choices, action) for action in ("remove", "keep"))
     free = holdings.free_bytes(project.store.root)
     if not as_json:
-        for line in report.kept_lines(choices, verbose=settings.verbosity > 0):
+        for line in inventory.kept_lines(choices, verbose=settings.verbosity > 0):
             report.emit(line)
         report.emit(_sum(gone, left, free, dry_run=options.dry_run))
     if rules.empty:

@@ -57,7 +57,7 @@ def warm(
       vaultbuild cache warm wheels models --budget 20G
       vaultbuild cache warm --lock dist/gpu-host-1.0.0/network.json
     """
-    from builder import report
+    from builder import inventory, report
 
     done = []
     for variant in variants or (None,):
@@ -72,7 +72,7 @@ def warm(
     if as_json:
         report.emit_json({"schema": 1, "warmed": [each.to_json() for each in done]})
     else:
-        for line in (line for each in done for line in report.warm_lines(each)):
+        for line in (line for each in done for line in inventory.warm_lines(each)):
             report.emit(line)
     failed = [one for each in done for one in each.failed]
     if failed:

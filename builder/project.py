@@ -232,12 +232,25 @@ class Project:
         """Return the locks of the images as they stand now, of all stages, and of their source."""
         found: list[NetworkLock] = []
         for stage in self.pipeline.stages:
-            inputs = self.inputs(stage.name)[-1]
-            keys = [inputs.keys[0], inputs.key] if stage.parent is None else [inputs.key]
-            images = (self.store.find(key) for key in keys)
-            locks = (network.read(image.folder / network.LOCK) for image in images if image)
-            found += [lock for lock in locks if lock]
+            found += self._locks(self.inputs(stage.name)[-1])
         return tuple(found)
+
+    def network_lock(self, name: str) -> NetworkLock:
+        """Return one lock of a stage and all it stands on; raise where one of them has none."""
+        lineage = self.inputs(name)
+        found = [lock for inputs in lineage for lock in self._locks(inputs)]
+        if len(found) <= len(lineage):
+            hint = f"vaultbuild stage {name} --force, on stages that are built again"
+            raise StoreError(f"{name}, or what it stands on, has no network lock", hint=hint)
+        return network.merge(found)
+
+    def _locks(self, inputs: StageInputs) -> Iterator[NetworkLock]:
+        """Yield the lock of a stage's image; before the root's, that of its source."""
+        keys = [inputs.keys[0]] if inputs.documents[0]["kind"] == "source" else []
+        for key in (*keys, inputs.key):
+            image = self.store.find(key)
+            if image and (lock := network.read(image.folder / network.LOCK)):
+                yield lock
 
     def disk_to_open(self, name: str, *, failed: bool) -> tuple[Path, str]:
         """Return the disk of a stage as it stands now, and the name of the lock that holds it.

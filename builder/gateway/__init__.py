@@ -28,7 +28,7 @@ from builder.gateway.rules import Address, Rules, address_of, archives_in
 from builder.gateway.server import Listener, Port
 from builder.gateway.sources import AptSources, IndexSources, Pauses
 from builder.gateway.stock import AptStock, PypiStock, Stock, Storekeeper
-from builder.gateway.tally import Tally
+from builder.gateway.tally import Sum, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from builder.gateway.server import Sources
 
 __all__ = [
-    "Address", "Gateway", "Journal", "Pauses", "Rules", "Stock", "Tally", "address_of",
+    "Address", "Gateway", "Journal", "Pauses", "Rules", "Stock", "Sum", "Tally", "address_of",
     "archives_in", "opened", "stocks",
 ]  # fmt: skip
 

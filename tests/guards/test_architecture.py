@@ -25,12 +25,13 @@ LAYERS = """
     live reporter provide
     supplies
     report
-    stream timing project
+    stream timing project inventory
     publish packing upstream stage_network
-    stage_build relock
+    stage_build relock prefetch
     build shell watch
     cli_options
     cli_cache cli_host cli_desk cli_lock cli_plan
+    cli_warm
     cli
     __main__
 """

@@ -213,7 +213,7 @@ def test_the_status_tells_what_the_caches_keep(run, cached):
     assert document["breakers"] == []
     assert document["caches"][0] | {"holds": None} == {
         "name": "apt", "state": "stopped", "url": None, "process": None, "stays": False,
-        "used": False, "offline": False, "holds": None,
+        "used": False, "offline": False, "holds": None, "gave": None,
     }  # fmt: skip
     assert document["caches"][0]["holds"]["files"] == 2
     assert document["caches"][0]["holds"]["oldest_use"].endswith("Z")
