@@ -13,8 +13,8 @@ from builder.errors import ProjectError, VaultbuildError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from builder.breaker import State
     from builder.caches import Status
+    from builder.fetch.breaker import State
     from builder.gateway import Sum
     from builder.holdings import Entry
     from builder.project import Project
@@ -165,7 +165,7 @@ def cache_status(settings: Settings, names: tuple[str, ...], *, as_json: bool) -
 
 def _open_breakers(project: Project) -> list[State]:
     """Return the servers that are not asked at the moment, since they failed again and again."""
-    from builder.breaker import Breakers
+    from builder.fetch.breaker import Breakers
 
     folder = project.store.root / "run/breakers"
     return [state for state in Breakers(folder).states() if state.state != "closed"]

@@ -37,8 +37,8 @@ def lock(
       vaultbuild lock nvidia_driver_version
       vaultbuild lock stages/frameworks/requirements.lock
     """
-    from builder import relock, report
-    from builder.upstream import sources_of
+    from builder import report
+    from builder.upstream import relock, sources_of
 
     settings: Settings = ctx.obj
     project = settings.project()

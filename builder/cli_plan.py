@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from builder.inputs import StageInputs
-    from builder.moved import Refresh
     from builder.project import Project
     from builder.reporter import Reporter
+    from builder.upstream.moved import Refresh
 
 _WORK = 4
 

@@ -10,8 +10,8 @@ from builder.report import duration, size, table
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
 
-    from builder.breaker import State
     from builder.caches import Holds, Status, kept
+    from builder.fetch.breaker import State
     from builder.gateway import Sum
     from builder.holdings import Amount, Entry, StageShare
     from builder.prefetch import Warmed

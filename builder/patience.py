@@ -70,7 +70,7 @@ def persevere(
 
 def passes(error: VaultbuildError) -> bool:
     """Whether what failed mostly works a little later."""
-    from builder.transient import TransientError  # late: only failures need it
+    from builder.fetch.transient import TransientError  # late: only failures need it
 
     known = error.cause is not None and error.cause.passes
     return known or isinstance(error, TransientError)

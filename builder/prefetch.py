@@ -197,9 +197,8 @@ def _chosen(needs: Needs, names: Collection[str]) -> Needs:
 
 
 def _image(needs: Needs, project: Project, means: Means) -> IsoGot | None:
-    from builder.breaker import Breakers  # late: HTTP clients take 0.2 s
-    from builder.caches.shelf import growing
     from builder.fetch import Fetcher
+    from builder.fetch.breaker import Breakers  # late: HTTP clients take 0.2 s
 
     if needs.image is None:
         return None
@@ -211,7 +210,7 @@ def _image(needs: Needs, project: Project, means: Means) -> IsoGot | None:
         fetcher=Fetcher(breakers=Breakers(means.var / "run/breakers"), told=means.told),
         cache_url=settings.get("url"),
         ttl=settings.get("ttl", TTL),
-        progress=growing(means.progress),
+        progress=means.progress,
     )
 
 

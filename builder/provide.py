@@ -115,6 +115,8 @@ def _models(need: FileNeed, means: Means) -> tuple[ModelGot, ...]:
 
     path = means.project / need.path
     settings = means.settings.get("models") or {}
+    if settings.get("url"):
+        return ()  # the team's cache has them
     hub = None
     if not means.offline:
         hub = Hub(settings.get("upstream"), breakers=_breakers(means), told=means.told)
@@ -136,7 +138,7 @@ def _models(need: FileNeed, means: Means) -> tuple[ModelGot, ...]:
 
 
 def _breakers(means: Means) -> Any:
-    from builder.breaker import Breakers  # late: only what fetches
+    from builder.fetch.breaker import Breakers  # late: only what fetches
 
     return Breakers(means.var / "run/breakers")
 

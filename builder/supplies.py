@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from builder.breaker import Breakers
     from builder.caches.isos import IsoGot
+    from builder.fetch.breaker import Breakers
     from builder.network import NetworkLock, Traffic
     from builder.pipeline import Pipeline, Stage
     from builder.reporter import Reporter
@@ -113,7 +113,7 @@ class Supplies:
 
     @cached_property
     def _breakers(self) -> Breakers:
-        from builder.breaker import Breakers  # late: 50 ms, for runs that build
+        from builder.fetch.breaker import Breakers  # late: 50 ms, for runs that build
 
         return Breakers(self.var / "run/breakers")
 

@@ -15,16 +15,23 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from builder.transient import PermanentError, Policy, ignore, of_status, of_transport, retrying
-from builder.urls import place
+from builder.fetch.transient import (
+    PermanentError,
+    Policy,
+    ignore,
+    of_status,
+    of_transport,
+    retrying,
+)
+from builder.fetch.urls import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import httpx2
 
-    from builder.breaker import Breakers
     from builder.errors import VaultbuildError
+    from builder.fetch.breaker import Breakers
 
 _T = TypeVar("_T")
 
@@ -154,6 +161,6 @@ def _library() -> Any:
 
 def _client() -> httpx2.Client:
     """Return a client that goes the way that all downloads go."""
-    from builder.routes import client  # late: see above
+    from builder.fetch.routes import client  # late: see above
 
     return client(Policy(), os.environ)

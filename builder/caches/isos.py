@@ -19,8 +19,8 @@ from builder.caches import shelf
 from builder.caches.shelf import STAMP, TTL, Shelf, Stamp
 from builder.digest import digest_file
 from builder.errors import StoreError, VaultbuildError
-from builder.transient import PermanentError, TransientError
-from builder.urls import redacted
+from builder.fetch.transient import PermanentError, TransientError
+from builder.fetch.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -27,8 +27,8 @@ from builder.caches import shelf
 from builder.caches.models_lock import Model, ModelFile, ModelsLock, is_lock, parse_lock
 from builder.caches.shelf import STAMP, TTL, Kept, Shelf, Stamp
 from builder.errors import VaultbuildError
-from builder.transient import PermanentError, TransientError
-from builder.urls import redacted
+from builder.fetch.transient import PermanentError, TransientError
+from builder.fetch.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

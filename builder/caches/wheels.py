@@ -27,7 +27,7 @@ from builder.caches import shelf
 from builder.caches.requirements import parse_lock
 from builder.caches.shelf import Shelf
 from builder.digest import digest_bytes
-from builder.transient import PermanentError
+from builder.fetch.transient import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from socket import socket
 
-    from builder.breaker import Breakers
+    from builder.fetch.breaker import Breakers
     from builder.gateway.server import Sources
 
 __all__ = [

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from builder.fetch.transient import NotNowError, TransientError
 from builder.gateway.rules import Address, address_of
 from builder.gateway.server import Source
-from builder.transient import NotNowError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from builder.breaker import Breakers
+    from builder.fetch.breaker import Breakers
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,8 @@ def make_source(
 
 def _image(pipeline: Pipeline, fetcher: Fetcher | None, *, offline: bool) -> IsoGot:
     # Late: only a cloud image has to be fetched.
-    from builder.breaker import Breakers
     from builder.fetch import Fetcher
+    from builder.fetch.breaker import Breakers
 
     project, settings = pipeline.project, pipeline.source.settings
     if fetcher is None:

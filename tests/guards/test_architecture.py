@@ -8,27 +8,27 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record vm_options archive urls
-    process files yamlfile schema hcl ports suites transient
-    digest memo failures history texts scratch network breaker partial routes patience
-    transfer
+    errors suggest events checks in_guest record vm_options
+    process files yamlfile schema hcl ports
+    digest memo failures history texts scratch network
     fetch
-    config template store disks caches monitor outcome pins
-    settings packer engines holdings requirements_in models_in
+    patience config template store disks caches monitor outcome
+    settings packer engines holdings
     resolve ssh kvm prune
     pipeline provision
     checkpoints
     inputs sources guest doctor gateway
-    verify warm
+    verify
     plan clones
-    estimate moved needs
+    estimate needs
     live reporter provide
     supplies
     report
-    stream timing project inventory
+    stream timing project
     publish packing upstream stage_network
-    stage_build relock prefetch
-    build shell watch
+    warm stage_build
+    build shell watch prefetch
+    inventory
     cli_options
     cli_cache cli_host cli_desk cli_lock cli_plan
     cli_warm

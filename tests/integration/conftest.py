@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from builder import ports, process
-from builder.breaker import Breakers
 from builder.caches.http import ask
 from builder.fetch import Fetcher, Policy
+from builder.fetch.breaker import Breakers
 from builder.packer import Packer
 
 BUILD_PACKER = Path(__file__).parents[1] / "tools/build_packer.sh"

@@ -114,8 +114,8 @@ def test_nobody_listens(ensure, server):
 
 
 def test_a_full_disk_stops_it(ensure, tmp_path):
-    from builder.breaker import Breakers
     from builder.fetch import Fetcher
+    from builder.fetch.breaker import Breakers
 
     full = Fetcher(breakers=Breakers(tmp_path / "b"), free=lambda _: 0)
     with pytest.raises(FullError):
@@ -127,7 +127,7 @@ def test_two_processes_fetch_once(server, tmp_path):
     program = (
         "import sys; from pathlib import Path\n"
         "from builder.caches import isos\n"
-        "from builder.fetch import Fetcher, Policy; from builder.breaker import Breakers\n"
+        "from builder.fetch import Fetcher, Policy; from builder.fetch.breaker import Breakers\n"
         "url, sha256, project = sys.argv[1], sys.argv[2], Path(sys.argv[3])\n"
         "f = Fetcher(breakers=Breakers(project / 'b'), policy=Policy(reserve=0))\n"
         "print(isos.ensure(url, sha256, project=project, fetcher=f).received)\n"

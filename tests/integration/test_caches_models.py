@@ -14,7 +14,7 @@ import yaml
 
 from builder.caches import models, shelf
 from builder.caches.hub import Hub
-from builder.transient import PermanentError, Policy, TransientError
+from builder.fetch.transient import PermanentError, Policy, TransientError
 
 pytestmark = pytest.mark.integration
 
@@ -290,7 +290,7 @@ def test_two_processes_fetch_once(hub, commit, var, tmp_path):
     program = (
         "import sys; from pathlib import Path\n"
         "from builder.caches import models; from builder.caches.hub import Hub\n"
-        "from builder.fetch import Fetcher, Policy; from builder.breaker import Breakers\n"
+        "from builder.fetch import Fetcher, Policy; from builder.fetch.breaker import Breakers\n"
         "lock, var, url = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]\n"
         "f = Fetcher(breakers=Breakers(var / 'run/breakers'), policy=Policy(reserve=0))\n"
         "got = models.ensure(models.parse_lock(lock, lock.read_bytes()), folder=var,"

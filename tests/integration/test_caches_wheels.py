@@ -20,7 +20,7 @@ from builder.caches import shelf, wheels
 from builder.caches.wheels import Target
 from builder.errors import ProjectError
 from builder.fetch import FullError
-from builder.transient import PermanentError, TransientError
+from builder.fetch.transient import PermanentError, TransientError
 
 pytestmark = pytest.mark.integration
 
@@ -286,8 +286,8 @@ def test_an_index_that_is_down_is_an_error_not_an_empty_house(two, ensure, index
 
 
 def test_a_full_disk_stops_it(two, index, var, tmp_path):
-    from builder.breaker import Breakers
     from builder.fetch import Fetcher
+    from builder.fetch.breaker import Breakers
 
     full = Fetcher(breakers=Breakers(tmp_path / "b"), free=lambda _: 0)
     with pytest.raises(FullError):
@@ -299,7 +299,7 @@ def test_two_processes_fetch_once(two, index, var):
     program = (
         "import sys; from pathlib import Path\n"
         "from builder.caches import wheels\n"
-        "from builder.fetch import Fetcher, Policy; from builder.breaker import Breakers\n"
+        "from builder.fetch import Fetcher, Policy; from builder.fetch.breaker import Breakers\n"
         "lock, var = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "f = Fetcher(breakers=Breakers(var / 'run/breakers'), policy=Policy(reserve=0))\n"
         "house = wheels.ensure(lock, wheels.Target('3.13', '2.41'), index_url=sys.argv[3],"

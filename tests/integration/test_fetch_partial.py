@@ -247,7 +247,7 @@ def test_two_that_want_one_file_fetch_it_once(upstream, fetcher, target, said):
 FETCH = """
 import sys
 from pathlib import Path
-from builder.breaker import Breakers
+from builder.fetch.breaker import Breakers
 from builder.fetch import Fetcher
 folder = Path(sys.argv[2]).parent
 Fetcher(breakers=Breakers(folder / "breakers")).file(sys.argv[1], Path(sys.argv[2]))

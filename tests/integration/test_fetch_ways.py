@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.breaker import Breakers
 from builder.errors import HostError
 from builder.fetch import PermanentError, TransientError
+from builder.fetch.breaker import Breakers
 
 pytestmark = pytest.mark.integration
 

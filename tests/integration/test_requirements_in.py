@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import requirements_in
 from builder.errors import CommandError
-from builder.requirements_in import Pair
+from builder.upstream import requirements_in
+from builder.upstream.requirements_in import Pair
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from builder import archive
+from builder.upstream import archive
 
 RELEASE = """\
 Origin: Somebody

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from builder import files
-from builder.breaker import Breaker, Breakers, State
-from builder.transient import NotNowError, PermanentError, TransientError
+from builder.fetch.breaker import Breaker, Breakers, State
+from builder.fetch.transient import NotNowError, PermanentError, TransientError
 
 URL = "http://user:geheim@mirror.example/a?token=geheim"
 ROOT = Path(__file__).parents[2]
@@ -206,8 +206,8 @@ def test_a_folder_that_cannot_be_written_to_stops_nobody(tmp_path) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
-from builder.breaker import Breakers
-from builder.transient import TransientError
+from builder.fetch.breaker import Breakers
+from builder.fetch.transient import TransientError
 breaker = Breakers(Path(sys.argv[1]), failures=3, seconds=30).of(sys.argv[2])
 def fail():
     try:

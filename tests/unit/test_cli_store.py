@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from builder import caches, cli_cache
-from builder.breaker import Breakers
 from builder.cli import main
+from builder.fetch.breaker import Breakers
+from builder.fetch.transient import TransientError
 from builder.project import Project
 from builder.record import BuildRecord, DiskRecord
 from builder.store import DISK, Store
-from builder.transient import TransientError
 
 
 @pytest.fixture

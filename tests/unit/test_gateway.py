@@ -2,7 +2,7 @@
 
 import pytest
 
-from builder.breaker import Breakers
+from builder.fetch.breaker import Breakers
 from builder.gateway.ledger import Ledger
 from builder.gateway.rules import Address, Rules, address_of, archives_in, authority
 from builder.gateway.server import Source

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder import models_in
 from builder.caches.models_lock import parse_lock
 from builder.errors import ProjectError, VaultbuildError
-from builder.transient import PermanentError
+from builder.fetch.transient import PermanentError
+from builder.upstream import models_in
 
 WISHES = b"""\
 models:

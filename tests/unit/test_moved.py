@@ -2,10 +2,10 @@
 
 import pytest
 
-from builder import moved
-from builder.archive import Package
-from builder.moved import Built, Moved, Pinned, Refresh, Suite, Unknown
 from builder.network import Handed
+from builder.upstream import moved
+from builder.upstream.archive import Package
+from builder.upstream.moved import Built, Moved, Pinned, Refresh, Suite, Unknown
 
 SUITE = "http://mirror.example/debian/dists/trixie"
 DEB = "http://mirror.example/debian/pool/o"

@@ -3,8 +3,8 @@
 import pytest
 
 from builder.errors import Cause, HostError, ProvisionError, VaultbuildError
+from builder.fetch.transient import PermanentError, TransientError
 from builder.patience import Patience, passes, persevere
-from builder.transient import PermanentError, TransientError
 
 SYNC = Cause("mirror-in-sync", "The mirror is being renewed.", passes=True)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import pins
 from builder.errors import ProjectError
-from builder.pins import Note, Scope
+from builder.upstream import pins
+from builder.upstream.pins import Note, Scope
 
 PATH = Path("stages/pipeline.yml")
 TEXT = """\

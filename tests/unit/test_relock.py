@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from builder import relock
 from builder.digest import digest_file
 from builder.errors import StoreError, VaultbuildError
+from builder.fetch.transient import PermanentError
 from builder.pipeline import load_pipeline
 from builder.project import Project
 from builder.record import BuildRecord, DiskRecord
-from builder.relock import Wanted
 from builder.store import DISK
-from builder.transient import PermanentError
-from builder.upstream import Sources
+from builder.upstream import Sources, relock
+from builder.upstream.relock import Wanted
 
 ROOT = Path(__file__).parents[2]
 SUITE = "http://mirror.example/debian/dists/trixie"

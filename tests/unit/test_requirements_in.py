@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import requirements_in
 from builder.errors import CommandError, ProjectError
-from builder.requirements_in import Pair
+from builder.upstream import requirements_in
+from builder.upstream.requirements_in import Pair
 
 LOCK = Path("stages/final/requirements.lock")
 HEADER = "# Wheels for the guest.\n# Made by: uv pip compile --python-version 3.13 --quiet\n"

@@ -3,8 +3,8 @@
 import pytest
 
 from builder.errors import VaultbuildError
-from builder.suites import Suites
-from builder.transient import PermanentError
+from builder.fetch.transient import PermanentError
+from builder.upstream.suites import Suites
 
 SUITE = "http://mirror.example/debian/dists/trixie"
 MAIN = "main/binary-amd64"

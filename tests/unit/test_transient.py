@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from builder.errors import HostError, Interrupted
-from builder.transient import (
+from builder.fetch.transient import (
     Budget,
     NotNowError,
     PermanentError,
@@ -103,7 +103,7 @@ def test_a_server_names_a_moment() -> None:
 
 def test_no_http_library_is_imported_to_classify() -> None:
     program = (
-        "import sys, builder.transient as t\n"
+        "import sys, builder.fetch.transient as t\n"
         "t.is_transient(OSError()), t.Retries(t.Policy(), 'x')\n"
         "sys.exit(bool({'httpx2', 'stamina', 'ssl'} & set(sys.modules)))"
     )

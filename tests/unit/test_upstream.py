@@ -10,11 +10,11 @@ import pytest
 from builder import upstream
 from builder.digest import digest_file
 from builder.errors import HostError
-from builder.moved import Moved, Unknown
+from builder.fetch.transient import PermanentError
 from builder.project import Project
 from builder.record import BuildRecord, DiskRecord
 from builder.store import DISK
-from builder.transient import PermanentError
+from builder.upstream.moved import Moved, Unknown
 
 ROOT = Path(__file__).parents[2]
 SUITE = "http://mirror.example/debian/dists/trixie"

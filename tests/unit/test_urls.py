@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder import urls
+from builder.fetch import urls
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from builder.suites import Reads
+    from builder.upstream.suites import Reads
 
 _MAIN = "main"
 _ANSWER_LIMIT = 64 << 20

@@ -19,24 +19,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from builder import archive, files, models_in, pins, requirements_in
+from builder import files
 from builder.digest import digest_document
 from builder.errors import StoreError
-from builder.pins import Edit, Note, Place, Scope
+from builder.fetch.urls import redacted
 from builder.pipeline import PIPELINE_FILE
 from builder.project import Project
 from builder.sources.bootstrap import host_mirrors
 from builder.suggest import suggestion
-from builder.suites import Suites
-from builder.upstream import checksum_beside
-from builder.urls import redacted
+from builder.upstream import archive, checksum_beside, models_in, pins, requirements_in
+from builder.upstream.pins import Edit, Note, Place, Scope
+from builder.upstream.suites import Suites
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from builder.archive import Origin, Package
     from builder.pipeline import Pipeline
     from builder.upstream import Sources
+    from builder.upstream.archive import Origin, Package
 
 KINDS: Final = ("packages", "image", "wheels", "models")
 # Roots are made for this one.

@@ -20,14 +20,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from builder import archive
 from builder.plan import Reason
+from builder.upstream import archive
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
-    from builder.archive import Package, Release
     from builder.network import Handed
+    from builder.upstream.archive import Package, Release
 
 Kind = Literal["package", "image", "wheels", "model"]
 

@@ -19,27 +19,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from builder import files, models_in, network, requirements_in
-from builder import moved as moves
+from builder import files, network
 from builder.caches.models_lock import parse_lock
 from builder.errors import HostError, VaultbuildError
-from builder.moved import Built, Moved, Refresh, Unknown
+from builder.fetch.transient import PermanentError
+from builder.fetch.urls import redacted
 from builder.record import utc_now
-from builder.suites import Suites
-from builder.transient import PermanentError
-from builder.urls import redacted
+from builder.upstream import models_in, requirements_in
+from builder.upstream import moved as moves
+from builder.upstream.moved import Built, Moved, Refresh, Unknown
+from builder.upstream.suites import Suites
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from builder.archive import Package
     from builder.inputs import StageInputs
     from builder.network import Handed
     from builder.pipeline import Pipeline
     from builder.project import Project
     from builder.store import Image
-    from builder.suites import Reads
+    from builder.upstream.archive import Package
+    from builder.upstream.suites import Reads
 
 _FILE = "refresh.json"
 _SUMS = "SHA256SUMS"
@@ -63,11 +64,11 @@ class Sources:
 
 def sources_of(project: Project, *, told: Callable[[str], None]) -> Sources:
     """Return what a project asks upstream through; ``told`` hears of every retry."""
-    from builder.breaker import Breakers  # late: HTTP clients take longer than a plan
     from builder.caches.apt import upstream_proxy
     from builder.caches.hub import Hub
     from builder.caches.pypi import pip_settings
     from builder.fetch import Fetcher
+    from builder.fetch.breaker import Breakers  # late: HTTP clients take longer than a plan
 
     breakers = Breakers(project.var / "run/breakers")
     caches = project.pipeline.caches

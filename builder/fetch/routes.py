@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 
 from builder.errors import HostError
-from builder.urls import proxy_for
+from builder.fetch.urls import proxy_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from builder.transient import Policy
+    from builder.fetch.transient import Policy
 
 _FILES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HOPS: Final = 10

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from builder.errors import VaultbuildError
-from builder.urls import redacted_text
+from builder.fetch.urls import redacted_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
-from builder import urls
 from builder.errors import HostError
-from builder.partial import Partial, Version
-from builder.transient import PermanentError, Policy, TransientError
+from builder.fetch import urls
+from builder.fetch.partial import Partial, Version
+from builder.fetch.transient import PermanentError, Policy, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from builder import yamlfile
-from builder.archive import compare_versions
 from builder.errors import Problem, ProjectError
+from builder.upstream.archive import compare_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

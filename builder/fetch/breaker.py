@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from builder import files
-from builder.transient import NotNowError, PermanentError, TransientError
-from builder.urls import endpoint, place, redacted_text
+from builder.fetch.transient import NotNowError, PermanentError, TransientError
+from builder.fetch.urls import endpoint, place, redacted_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

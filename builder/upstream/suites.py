@@ -12,13 +12,13 @@ import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from builder import archive
 from builder.errors import VaultbuildError
+from builder.upstream import archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from builder.archive import Listed, Package, Release
+    from builder.upstream.archive import Listed, Package, Release
 
 _T = TypeVar("_T")
 _MOST_BYTES = 256 << 20

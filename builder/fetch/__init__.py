@@ -7,8 +7,8 @@
 
 What arrives is written beside the target and renamed when it is whole and right, so at the target
 stands the file or nothing. What a run leaves unfinished the next one continues. What passes by
-itself is tried again (:mod:`builder.transient`), a server that is down is left alone
-(:mod:`builder.breaker`), and the next mirror is asked; all of it is told.
+itself is tried again (:mod:`builder.fetch.transient`), a server that is down is left alone
+(:mod:`builder.fetch.breaker`), and the next mirror is asked; all of it is told.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 
-from builder import urls
 from builder.digest import digest_file
 from builder.errors import VaultbuildError
-from builder.partial import locked
-from builder.transfer import (
+from builder.fetch import urls
+from builder.fetch.partial import locked
+from builder.fetch.transfer import (
     NOT_MODIFIED,
     OK,
     PART,
@@ -39,7 +39,7 @@ from builder.transfer import (
     refuse_downgrade,
     total_of,
 )
-from builder.transient import (
+from builder.fetch.transient import (
     Budget,
     PermanentError,
     Policy,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from builder.breaker import Breakers
+    from builder.fetch.breaker import Breakers
 
 __all__ = ["Answer", "Fetcher", "FullError", "Got", "PermanentError", "Policy", "TransientError"]
 
@@ -314,7 +314,7 @@ class Fetcher:
         with self._lock:
             if self._made is None:
                 # Late: 170 ms, for those who download.
-                from builder import routes
+                from builder.fetch import routes
 
                 self._made = routes.client(self._policy, self._environment)
                 weakref.finalize(self, self._made.close)
