@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import urlsplit
 
+from builder.fetch.urls import redacted
 from builder.gateway.rules import Address, address_of, authority
 from builder.gateway.stock import digest_in, kind_of
 from builder.ports import LOOPBACK
@@ -213,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         started = time.monotonic()
         source, answer = self._answered(url, fetched=before is None)
         if self._port.rules.offline and (answer is None or answer.status in _MISSING):
-            self._port.journal.write("missing", cache=self._port.cache, url=url)
+            self._port.journal.write("missing", cache=self._port.cache, url=redacted(url))
         if answer is None:
             self._say(503, source)
             return
@@ -291,14 +292,15 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             link.sock = self._port.outside(address)
             body = self.rfile.read(length) if length else None
-            headers = {**self._headers_on(), "Host": parts.netloc, "Connection": "close"}
+            host = parts.netloc.rpartition("@")[2]
+            headers = {**self._headers_on(), "Host": host, "Connection": "close"}
             answer = asked(link, self.command, target, headers, body)
         except (OSError, http.client.HTTPException) as error:
             self._port.journal.write("failed", address=str(address), status=502)
             self._say(502, f"{address} does not answer: {error}")
             return
-        # What stands behind a question mark may be a token, which no record may have.
-        where = self.path.partition("?")[0]
+        # No names of a query either: what was signed for somebody is another address each time.
+        where = redacted(self.path.partition("?")[0])
         self._hand_back(answer, where, lambda: "upstream", started, cache="direct")
 
     def _tunnel(self, address: Address) -> None:
@@ -340,20 +342,32 @@ class _Handler(BaseHTTPRequestHandler):
                 whole = answer.length in {None, 0} or self.command == "HEAD"
             except (OSError, http.client.HTTPException):
                 whole = False
-            wanted = digest_in(url) if answer.status == 200 else None  # noqa: PLR2004
-            if not whole or (wanted and count and not digest.hexdigest().startswith(wanted)):
+            given = answer.status == 200 and self.command == "GET"  # noqa: PLR2004
+            sha256 = digest.hexdigest()
+            if not whole or (given and cache is None and self._denies(url, sha256)):
                 # The guest must see that it is broken: it asks again.
                 self._port.journal.write(
-                    "failed", cache=cache or self._port.cache, url=url, status=answer.status
-                )
+                    "failed", cache=cache or self._port.cache, url=redacted(url),
+                    status=answer.status,
+                )  # fmt: skip
                 self.close_connection = True
                 return
-            if answer.status == 200 and self.command == "GET":  # noqa: PLR2004
-                self._handed(url, digest.hexdigest(), count, origin(), started, cache)
+            if given:
+                self._handed(url, sha256, count, origin(), started, cache)
+                if self._port.keeper and cache is None:
+                    modified = answer.getheader("Last-Modified")
+                    self._port.keeper.handed(url, sha256, count, modified)
             self._send(held, chunked=chunked)
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")
             self.wfile.flush()
+
+    def _denies(self, url: str, sha256: str) -> bool:
+        """Whether the bytes that came are not those that an address must have."""
+        if keeper := self._port.keeper:
+            return keeper.denies(url, sha256) is not None
+        named = digest_in(url)
+        return named is not None and not sha256.startswith(named)
 
     def _begin(self, answer: http.client.HTTPResponse) -> bool:
         """Send the head of an answer; return whether its body goes in chunks."""
@@ -381,17 +395,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _handed(
         self, url: str, sha256: str, count: int, origin: str, started: float, cache: str | None
     ) -> None:
-        port, kind = self._port, kind_of(url)
-        name = cache or port.cache
+        port = self._port
+        # What stands before a host or behind a question mark may be a secret, which no record has.
+        shown = redacted(url)
         port.journal.write(
-            "handed", cache=name, url=url if port.forwards else url.lstrip("/"), sha256=sha256,
-            bytes=count, kind=kind, origin=origin, seconds=round(time.monotonic() - started, 4),
+            "handed", cache=cache or port.cache, url=shown if port.forwards else shown.lstrip("/"),
+            sha256=sha256, bytes=count, kind=kind_of(url), origin=origin,
+            seconds=round(time.monotonic() - started, 4),
         )  # fmt: skip
-        if kind == "file" and port.keeper and cache is None:
-            port.keeper.ledger.learn(name, url, sha256, count)
 
     def _refuse(self, address: Address | None) -> None:
-        where = str(address) if address else self.path
+        where = str(address) if address else redacted(self.path)
         self._port.journal.write("refused", address=where)
         text = f"vaultbuild: this stage may not reach {where}; see network in its stage.yml"
         self._say(_FORBIDDEN, text)
