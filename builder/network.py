@@ -146,7 +146,11 @@ def _told(one: Handed) -> dict[str, Any]:
 
 
 def _handed(document: Mapping[str, Any]) -> Handed:
-    return Handed(**{"origin" if name == "from" else name: v for name, v in document.items()})
+    one = Handed(**{"origin" if name == "from" else name: v for name, v in document.items()})
+    texts = one.cache, one.url, one.sha256, one.kind, one.origin, one.role or ""
+    if not isinstance(one.bytes, int) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"what it says of {one.url} is no text, or its size no number")
+    return one
 
 
 def read(path: Path) -> NetworkLock | None:
