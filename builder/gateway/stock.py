@@ -47,7 +47,7 @@ def digest_in(url: str) -> str | None:
     """Return the SHA-256, or its first digits, that an address itself names."""
     if found := _BY_HASH.search(url):
         return found[1]
-    found = _DEVPI.search(url)
+    found = _DEVPI.search(unquote(url))  # pip quotes the plus
     return found[1] + found[2] if found else None
 
 

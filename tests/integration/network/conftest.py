@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -289,6 +290,8 @@ class Ran:
 
     status: int
     output: str
+    began: float
+    ended: float = field(default_factory=time.time)
 
     @property
     def why(self) -> str | None:
@@ -328,11 +331,12 @@ class Guest:
         }  # fmt: skip
         options = [word for pair in settings.items() for word in ("-o", "{}={}".format(*pair))]
         env = {"PATH": os.environ["PATH"], "LC_ALL": "C", "APT_CONFIG": os.environ["APT_CONFIG"]}
+        began = time.time()
         done = subprocess.run(
             ["apt-get", "-q", *options, *words], cwd=self._files, env=env, check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        return Ran(done.returncode, done.stdout)
+        return Ran(done.returncode, done.stdout, began)
 
     def update(self) -> Ran:
         # Else a list that is missing is a warning.
@@ -347,6 +351,26 @@ class Guest:
             assert ran.status == 0, ran.output
         for name in names:
             assert self.got(name) == deb(name, self._archive.packages[name])
+
+    def pip(self, lock: Path, **environment: str) -> Ran:
+        """Install a lock file from the index of the gateway, or from what the environment says."""
+        target = Path(tempfile.mkdtemp(dir=self.root))
+        argv = [
+            sys.executable, "-m", "pip", "--isolated", "install", "--no-deps", "--no-cache-dir",
+            "--disable-pip-version-check", "--target", target, "--require-hashes", "-r", lock,
+        ]  # fmt: skip
+        env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(self.root)}
+        if not environment:
+            argv += ["--index-url", self.seen.pypi]
+        else:
+            argv.remove("--isolated")
+        began = time.time()
+        done = subprocess.run(
+            argv, env={**env, **environment}, check=False, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.installed = sorted(path.name for path in target.glob("*.py"))
+        return Ran(done.returncode, done.stdout, began)
 
     def got(self, name: str) -> bytes | None:
         found = list(self._files.glob(f"{name}_*.deb"))
@@ -364,6 +388,11 @@ class Guest:
             assert each.sha256 == hashlib.sha256(data).hexdigest()
             assert each.bytes == len(data)
         return [each.origin for each in found]
+
+    def wheel(self, name: str) -> list[tuple[str, str]]:
+        """Return from where a wheel was handed out, each time, and with which digest."""
+        found = [each for each in self.wrote("handed") if f"/{name}-1.0-" in each.url]
+        return [(each.origin, each.sha256) for each in found]
 
     def wrote(self, what: str):
         return [each for each in self.journal if each.what == what]

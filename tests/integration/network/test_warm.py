@@ -212,18 +212,18 @@ def test_what_is_gone_is_named_and_fails(run, file, archive):
     assert "alpha_1.0_all.deb" in done.stderr
 
 
+_HEAD = '{"schema": 1, "mode": "caches", "offline": false, "handed": '
+_ENTRY = '[{"cache": "apt", "url": "x", "sha256": "", "bytes": "x", "kind": "file", "from": "x"}]}'
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("", "is no network lock"),
         ("[]", "it is no network lock of schema 1"),
         ('{"schema": 2}', "it is no network lock of schema 1"),
-        ('{"schema": 1, "mode": "caches", "offline": false, "handed": 3}', "it is incomplete"),
-        (
-            '{"schema": 1, "mode": "caches", "offline": false, "handed": [{"cache": "apt", "url":'
-            ' "x", "sha256": "", "bytes": "x", "kind": "file", "from": "cache"}]}',
-            "it is incomplete",
-        ),
+        (_HEAD + "3}", "it is incomplete"),
+        (_HEAD + _ENTRY, "it is incomplete"),
         ("\0\xff", "is no network lock"),
     ],
 )  # fmt: skip
@@ -252,12 +252,15 @@ def test_a_run_that_is_interrupted_ends_soon_and_the_next_goes_on(desk, run, fil
     child = subprocess.Popen(
         [*argv, "--lock", file], env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    while not archive.upstream.asked(path):
-        assert child.poll() is None
-        time.sleep(0.02)
-    time.sleep(0.2)
-    child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    try:
+        while not archive.upstream.asked(path):
+            assert child.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.2)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == 130, said
     assert "what was finished is kept" in said
     archive.upstream.heal()
