@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ _NOT_HANDED_BACK = {
 }  # fmt: skip
 _FORBIDDEN = 403
 _TROUBLE = 500  # from here on it is not our fault (RFC 9110)
+# What clients of a hub ask beside models, and do without.
+_ASIDE = re.compile(r"/api/(?!models/)")
 # How caches say, without an upstream, that they do not have something.
 _MISSING = {404, 410, 500, 502, 503, 504}
 
@@ -170,6 +173,10 @@ class _Handler(BaseHTTPRequestHandler):
         if address is None or port.rules.plain(address) == "refuse":
             self._refuse(address)
             return
+        if redacted(url) != url and port.rules.beside_the_cache(address):
+            # No cache takes what was signed for one guest, and its log has no secrets then.
+            self._serve_beside()
+            return
         self._from_cache(url)
 
     def _from_cache(self, url: str) -> None:
@@ -179,10 +186,11 @@ class _Handler(BaseHTTPRequestHandler):
             before = keeper.state(url)
         started = time.monotonic()
         source, answer = self._answered(url, fetched=before is None)
-        if self._port.rules.offline and (answer is None or answer.status in _MISSING):
-            self._port.journal.write("missing", cache=self._port.cache, url=self._shown(url))
-        elif answer is None or answer.status >= _TROUBLE:
-            self._broken(url, answer.status if answer else 503)
+        status = answer.status if answer else 503
+        if self._port.rules.offline and status in _MISSING:
+            self._missing(url)
+        elif status >= _TROUBLE:
+            self._broken(url, status)
         if answer is None:
             self._say(503, source)
             return
@@ -329,7 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
                 modified = reply.answer.getheader("Last-Modified")
                 self._port.keeper.handed(url, body.sha256, body.count, modified)
             if own and self._port.rules.offline and _is_empty_page(url, held):
-                self._port.journal.write("missing", cache=self._port.cache, url=self._shown(url))
+                self._missing(url)
             self._send(held, chunked=chunked)
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")
@@ -364,6 +372,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not block:
             return
         self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if chunked else block)
+
+    def _missing(self, url: str) -> None:
+        if not _ASIDE.match(url):
+            self._port.journal.write("missing", cache=self._port.cache, url=self._shown(url))
 
     def _broken(self, url: str, status: int, cache: str | None = None) -> None:
         name = cache or self._port.cache
