@@ -82,6 +82,7 @@ class EventStream(Reporter):
         self._tell(
             "stage_finished", stage=record.stage, status="done", key=step.key,
             seconds=round(seconds, 1), resumed_after=record.resumed_after,
+            traffic=_traffic(record),
         )  # fmt: skip
 
     def stage_failed(self, step: Step, seconds: float) -> None:
@@ -95,7 +96,10 @@ class EventStream(Reporter):
 
     def source_finished(self, record: BuildRecord) -> None:
         """Tell how long it took."""
-        self._tell("source_finished", status="done", key=record.key, seconds=record.seconds)
+        self._tell(
+            "source_finished", status="done", key=record.key, seconds=record.seconds,
+            traffic=_traffic(record),
+        )  # fmt: skip
 
     def event(self, event: Event) -> None:
         """Pass on what provisioning told, as it was told."""
@@ -200,10 +204,16 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
         "status": status,
         "exit_status": error.exit_status,
         "message": error.message,
+        "cause": error.cause.rule if error.cause else None,
         "hint": error.hint,
         "log": str(error.log) if error.log else None,
         **_place(error),
     }
+
+
+def _traffic(record: BuildRecord) -> dict[str, Any] | None:
+    """Return what came over the network, where the record tells."""
+    return record.network.get("traffic") if isinstance(record.network, dict) else None
 
 
 def _place(error: VaultbuildError) -> dict[str, Any]:
