@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from builder.caches import kept
     from builder.caches.hub import Hub
-    from builder.caches.shelf import Downloads
+    from builder.fetch import Fetcher
 
 __all__ = ["Model", "ModelFile", "ModelGot", "ModelsLock", "ensure", "is_lock", "parse_lock"]
 
@@ -70,7 +70,7 @@ def ensure(
     *,
     folder: Path,
     hub: Hub | None,
-    fetcher: Downloads | None,
+    fetcher: Fetcher | None,
     offline: bool = False,
     ttl: float = TTL,
     progress: Callable[[int], None] | None = None,
@@ -115,7 +115,7 @@ class _Place:
         self,
         file: ModelFile,
         hub: Hub | None,
-        fetcher: Downloads | None,
+        fetcher: Fetcher | None,
         progress: Callable[[int], None] | None,
     ) -> Kept | None:
         """Have one file; None when it would have to be fetched and there is no hub to ask."""
@@ -138,7 +138,7 @@ class _Place:
         pointer: Path,
         file: ModelFile,
         hub: Hub,
-        fetcher: Downloads,
+        fetcher: Fetcher,
         progress: Callable[[int], None] | None,
         *,
         spoiled: bool,

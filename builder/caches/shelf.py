@@ -19,7 +19,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from builder import files
 from builder.caches import kept
@@ -29,7 +29,7 @@ from builder.errors import VaultbuildError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from builder.fetch import Answer, Got
+    from builder.fetch import Got
 
 _log = logging.getLogger(__name__)
 
@@ -41,36 +41,6 @@ STAMP = "checked.json"
 
 _SCHEMA = 1
 _LATELY = 24 * 3600.0
-
-
-class Downloads(Protocol):
-    """What the caches need of :class:`builder.fetch.Fetcher`."""
-
-    def file(
-        self,
-        url: str,
-        target: Path,
-        *,
-        sha256: str | None = None,
-        size: int | None = None,
-        headers: Mapping[str, str] = {},
-        mirrors: Sequence[str] = (),
-        progress: Callable[[int], None] | None = None,
-    ) -> Got:
-        """Have the bytes of ``url`` in ``target``."""
-
-    def read(
-        self,
-        url: str,
-        *,
-        limit: int = ...,
-        headers: Mapping[str, str] = {},
-        mirrors: Sequence[str] = (),
-    ) -> Answer:
-        """Return a small document."""
-
-    def head(self, url: str, *, headers: Mapping[str, str] = {}) -> Answer:
-        """Return what is said about ``url`` without its bytes."""
 
 
 class NotCachedError(VaultbuildError):

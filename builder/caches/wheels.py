@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from builder.caches import kept
     from builder.caches.requirements import Locked
-    from builder.caches.shelf import Downloads
+    from builder.fetch import Fetcher
 
 _SCHEMA = 1
 _HOUSE = "house.json"
@@ -173,7 +173,7 @@ def ensure(
     target: Target,
     *,
     index_url: str | None,
-    fetcher: Downloads | None,
+    fetcher: Fetcher | None,
     folder: Path,
     offline: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -285,7 +285,7 @@ class _Keeper:
 class _Index:
     """A package index, asked through the fetcher: with its retries, breakers and messages."""
 
-    def __init__(self, url: str, fetcher: Downloads, target: Target) -> None:
+    def __init__(self, url: str, fetcher: Fetcher, target: Target) -> None:
         self.fetcher = fetcher
         self._url, self._target = url, target
 
