@@ -66,21 +66,21 @@ def test_the_root_s_packages_are_written_down_too(built):
 
 @pytest.fixture
 def bare(built, tmp_path):
-    """The built project without its images, with its own caches and what they hold."""
+    """The built project without its images and without anything in its caches."""
     project = tmp_path / "bare"
     shutil.copytree(
         built.project,
         project,
         ignore=lambda folder, _: ["var"] if folder.endswith("/cache") else [],
     )
-    for name in ("apt", "pypi"):
-        shutil.copytree(built.var / name, project / "cache/var" / name, symlinks=True)
     yield type(built)(project, built.temporary)
     shutil.rmtree(project)
 
 
-def test_without_any_network_the_caches_are_enough(built, bare, tmp_path, require_program):
-    routes = tmp_path / "routes"
+def test_after_one_warm_no_network_is_needed(built, bare, tmp_path, require_program):
+    lock, routes = tmp_path / "lock.json", tmp_path / "routes"
+    lock.write_text(built("show", "final", "--engine", "nspawn", "--network").stdout)
+    assert "fetched" in bare("cache", "warm", "--lock", lock).stdout
     argv = [
         require_program("unshare"), "--net", "sh", "-c", ALONE, "sh", routes,
         sys.executable, "-m", "builder", "stage", "final", "--engine", "nspawn", "--offline",
@@ -105,7 +105,6 @@ def test_without_any_network_the_caches_are_enough(built, bare, tmp_path, requir
 
 
 def test_offline_what_is_not_cached_is_told(bare):
-    shutil.rmtree(bare.var / "apt")
     ran = bare("stage", "final", "--engine", "nspawn", "--offline", status=1)
     assert "vaultbuild cache warm" in ran.stderr
 
