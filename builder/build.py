@@ -247,8 +247,11 @@ def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplac
         started = time.monotonic()
         source = None if parent else _source(inputs, place, again=step.moved)
         with _below(parent or source, place) as (below, held):
+            attempt = itertools.count()
             image = persevere(
-                lambda: build_stage(step, inputs, below, (lock, held), place),
+                lambda: build_stage(
+                    step, inputs, below, (lock, held), place, again=next(attempt) > 0
+                ),
                 Patience(attempts=place.options.attempts),
                 reporter.warning,
             )

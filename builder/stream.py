@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__
-from builder.errors import Interrupted, VaultbuildError
+from builder.errors import Interrupted, Told
 from builder.estimate import plan_document
 from builder.events import SCHEMA
 from builder.reporter import Reporter
@@ -196,7 +196,7 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
     if error is None:
         return {"status": "done", "exit_status": 0}
     status = "interrupted" if isinstance(error, Interrupted) else "failed"
-    if not isinstance(error, VaultbuildError):
+    if not isinstance(error, Told):
         # Click's own errors know their status; all else is a bug, and Python ends with 1.
         code = getattr(error, "exit_code", 1)
         return {"status": status, "exit_status": code, "message": str(error) or repr(error)}
@@ -216,7 +216,7 @@ def _traffic(record: BuildRecord) -> dict[str, Any] | None:
     return record.network.get("traffic") if isinstance(record.network, dict) else None
 
 
-def _place(error: VaultbuildError) -> dict[str, Any]:
+def _place(error: Told) -> dict[str, Any]:
     """Return where in the provisioning it went wrong, if it did there."""
     names = ("stage", "role", "task")
     return {name: getattr(error, name) for name in names if getattr(error, name, None)}
