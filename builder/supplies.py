@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 # Where a guest finds the caches; the ports are those their programs are known by.
 GUEST_PORTS = {"apt": 3142, "pypi": 3141, "wheels": 3144, "models": 3145}
-NO_NETWORK = "none"
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,8 @@ class Supplies:
         rules = gateway.Rules(
             mode="open" if stage and stage.network == "open" else "caches",
             archives=self.archives | archives,
-            hosts=frozenset(stage.hosts if stage else ()) | self._teams(),
+            hosts=frozenset(stage.hosts if stage else ()),
+            teams=self._teams(),
             offline=self.offline,
         )
         urls = self.endpoints.urls
@@ -107,7 +107,7 @@ class Supplies:
             own=self._own,
             mirrors=settings.get("apt", {}).get("mirrors") or {},
             alone=self._apt_alone,
-            breakers=self._breakers,
+            breakers=None if self.offline else self._breakers,
             told=self.reporter.note,
         )
 
@@ -124,13 +124,12 @@ class Supplies:
             return None
         # What upstream's error did to the file that is wanted.
         apt.mend(self.var / "apt/packages", wanted)
-        return gateway.address_of(url)
+        return gateway.address_of_setting(url)
 
-    def _teams(self) -> frozenset[str]:
-        """Return the hosts of the caches that are a team's: their pages link to themselves."""
+    def _teams(self) -> frozenset[gateway.Address]:
+        """Return where the caches are that are a team's: their pages link to themselves."""
         urls = (settings.get("url") for settings in self.pipeline.caches.values())
-        found = (gateway.address_of(url) for url in urls if url)
-        return frozenset(address.host for address in found if address)
+        return frozenset(gateway.address_of_setting(url) for url in urls if url)
 
     def mode(self, stage: Stage | None) -> str:
         """Return what a lock says of what could be reached."""

@@ -15,7 +15,7 @@ A gateway belongs to one stage that is built, and ends with it. Nothing of it is
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -24,7 +24,13 @@ from builder.caches.state import Places
 from builder.gateway.journal import Journal
 from builder.gateway.ledger import Ledger
 from builder.gateway.outside import connect
-from builder.gateway.rules import Address, Rules, address_of, archives_in
+from builder.gateway.rules import (
+    Address,
+    Rules,
+    address_of,
+    address_of_setting,
+    archives_in,
+)
 from builder.gateway.server import Listener, Port
 from builder.gateway.sources import AptSources, IndexSources, Pauses
 from builder.gateway.stock import AptStock, PypiStock, Stock, Storekeeper
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Address", "Gateway", "Journal", "Pauses", "Rules", "Stock", "Sum", "Tally", "address_of",
+    "address_of_setting",
     "archives_in", "opened", "stocks",
 ]  # fmt: skip
 
@@ -76,6 +83,7 @@ class Gateway:
 @contextlib.contextmanager
 def opened(gateway: Gateway, journal: Path) -> Iterator[dict[str, str]]:
     """Serve for the length of the block; yield the caches' URLs as they are at the gateway."""
+    gateway = replace(gateway, told=_once(gateway.told))
     ledger = Ledger(gateway.var / "index/ledger.jsonl")
     book = Journal(journal)
     with contextlib.ExitStack() as stack:
@@ -90,6 +98,18 @@ def opened(gateway: Gateway, journal: Path) -> Iterator[dict[str, str]]:
         yield found
 
 
+def _once(told: Callable[[str], None]) -> Callable[[str], None]:
+    """Tell each thing once: a build asks for hundreds of packages."""
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            told(text)
+
+    return tell
+
+
 def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journal) -> Port:
     stock = stocks(gateway.var, gateway.own).get(name)
     keeper = None
@@ -97,7 +117,7 @@ def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journa
         keeper = Storekeeper(name, stock, ledger, gateway.var / "quarantine", gateway.told)
 
     def outside(address: Address) -> socket:
-        return connect(address, declared=gateway.rules.declared(address.host))
+        return connect(address, declared=gateway.rules.may_lead_back(address))
 
     return Port(
         cache=name,
@@ -113,10 +133,9 @@ def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journa
 def _sources(gateway: Gateway, name: str, url: str) -> Sources:
     if name not in _PROXIES:
         return IndexSources(url, own=name in gateway.own, pauses=gateway.pauses)
-    address = address_of(url)
-    assert address is not None, "settings and servers have whole URLs"  # noqa: S101
+    where = address_of_setting(url)
     return AptSources(
-        address, gateway.mirrors, gateway.breakers, gateway.alone, gateway.told, gateway.pauses
+        where, gateway.mirrors, gateway.breakers, gateway.alone, gateway.told, gateway.pauses
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.fetch.transient import NotNowError, TransientError
-from builder.gateway.rules import Address, address_of
+from builder.gateway.rules import Address, address_of, address_of_setting
 from builder.gateway.server import Source
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class IndexSources:
 
     def of(self, url: str) -> Iterator[Source]:
         """Yield the cache, as often as it is worth asking."""
-        address = address_of(self.url)
-        assert address is not None, "settings and servers have whole URLs"  # noqa: S101
+        address = address_of_setting(self.url)
         # A server of our own makes links from the name that the guest knows it by.
         host = None if self.own else urlsplit(self.url).netloc.rpartition("@")[2]
         tls = self.url.startswith("https:")
@@ -83,11 +82,17 @@ class AptSources:
     pauses: Pauses = field(default_factory=Pauses)
 
     def of(self, url: str) -> Iterator[Source]:
-        """Yield the cache for each mirror, then the cache by itself."""
+        """Yield the cache for each mirror, then the cache by itself.
+
+        Where there is no such cache, and no upstream is worth asking, the cache is asked all the
+        same: it may have the thing.
+        """
+        asked = False
         for number, each in enumerate(alternatives(url, self.mirrors)):
             upstream = _endpoint(each)
             if self._refuses(upstream):
                 continue
+            asked = True
             if number:
                 self.told(f"{_endpoint(url)} does not answer: going on with {upstream}")
             for _ in self.pauses.take():
@@ -97,6 +102,8 @@ class AptSources:
         if alone := self.alone(url):
             self.told(f"{_endpoint(url)} does not answer: going on with what the cache has")
             yield Source(alone, url, stale=True)
+        elif not asked:
+            yield Source(self.address, url)
 
     def worked(self, source: Source) -> None:
         """Remember that its upstream is there."""

@@ -329,7 +329,7 @@ def test_a_host_that_the_stage_names_is_reached_past_the_cache(cache, guest, sit
     url = f"{site.url}/x.tar.gz"
     cache.gives(url, (403, b"no package", {}))
     site.gives("/x.tar.gz", BODY)
-    here = guest(rules=Rules(hosts=frozenset({"127.0.0.1"})))
+    here = guest(rules=Rules(hosts=frozenset({str(site.address)})))
     assert here.get(url) == (200, BODY)
     (entry,) = here.wrote("handed")
     assert (entry.cache, entry.url, entry.sha256, entry.origin) == (
@@ -340,7 +340,7 @@ def test_a_host_that_the_stage_names_is_reached_past_the_cache(cache, guest, sit
 
 def test_a_tunnel_to_a_host_that_the_stage_names(guest, site):
     site.gives("/x", b"hello")
-    here = guest(rules=Rules(hosts=frozenset({"127.0.0.1"})))
+    here = guest(rules=Rules(hosts=frozenset({str(site.address)})))
     with here.connect(str(site.address)) as link:
         assert link.recv(100).startswith(b"HTTP/1.1 200")
         link.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -366,7 +366,7 @@ def test_an_open_network_does_not_lead_to_the_host(guest, site):
 
 
 def test_offline_a_host_that_the_stage_names_is_not_reached(cache, guest, site):
-    here = guest(rules=Rules(hosts=frozenset({"127.0.0.1"}), offline=True))
+    here = guest(rules=Rules(hosts=frozenset({str(site.address)}), offline=True))
     with here.connect(str(site.address)) as link:
         assert link.recv(100).startswith(b"HTTP/1.1 403")
     assert site.asked == []
