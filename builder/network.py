@@ -146,7 +146,11 @@ def _told(one: Handed) -> dict[str, Any]:
 
 
 def _handed(document: Mapping[str, Any]) -> Handed:
-    return Handed(**{"origin" if name == "from" else name: v for name, v in document.items()})
+    one = Handed(**{"origin" if name == "from" else name: v for name, v in document.items()})
+    texts = one.cache, one.url, one.sha256, one.kind, one.origin, one.role or ""
+    if not isinstance(one.bytes, int) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"what it says of {one.url} is no text, or its size no number")
+    return one
 
 
 def read(path: Path) -> NetworkLock | None:
@@ -262,6 +266,13 @@ def blame(
         asked = f"Role {role} asked for {', '.join(refused)}, which stage {stage} may not reach."
         error.cause = Cause("network-refused", asked)
         ways = _ways(refused, stage)
+    elif (broken := broken_since(journal, since)) and not (error.cause and error.cause.passes):
+        # pip takes half a file for a whole one with a wrong digest, and silence for a no.
+        first, *others = broken
+        more = f" and {len(others)} more" if others else ""
+        said = f"{first}{more} broke off, came wrong, or not at all, as often as it was asked for."
+        error.cause = Cause("download-broken", said, passes=True)
+        ways = ["run it again; `vaultbuild cache status` says which servers are not asked now"]
     else:
         return
     error.hint = "\n".join((*ways, *((error.hint,) if error.hint else ())))
@@ -280,6 +291,19 @@ def missing_since(journal: Sequence[Entry], moment: float) -> tuple[str, ...]:
     """Return what no cache had, in an offline run, since a moment, each once."""
     found = (each.url for each in journal if each.what == "missing" and each.time >= moment)
     return tuple(dict.fromkeys(found))
+
+
+def broken_since(journal: Sequence[Entry], moment: float) -> tuple[str, ...]:
+    """Return what failed to come since a moment, and did not come after that either."""
+    found: dict[str, None] = {}
+    for each in journal:
+        if each.time < moment:
+            continue
+        if each.what == "failed":
+            found[each.url or each.address] = None
+        elif each.what == "handed":
+            found.pop(each.url, None)
+    return tuple(found)
 
 
 def _role_at(moment: float, started: Sequence[tuple[float, str]]) -> str | None:

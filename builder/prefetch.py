@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from builder import caches, files, gateway, network
 from builder.caches import isos
 from builder.caches.shelf import TTL
-from builder.errors import HostError, VaultbuildError
+from builder.errors import HostError
 from builder.needs import needs_of
-from builder.provide import Means, Provided, names_for, provide
+from builder.provide import BudgetError, Means, Provided, names_for, provide
 from builder.supplies import Supplies
-from builder.warm import SERVED, Limits, Warmer, out_of_reach, summary, wants_of
+from builder.warm import SERVED, Found, Limits, Want, Warmer, out_of_reach, summary, wants_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from builder.network import NetworkLock
     from builder.project import Project
     from builder.reporter import Reporter
-    from builder.warm import Found, Want
 
 RESERVE = 2 << 30
 """Bytes that stay free on the disk: the store must not suffer from what is only likely."""
@@ -67,7 +66,11 @@ class Warmed:
     @property
     def failed(self) -> list[Found]:
         """What should be there and is not."""
-        return [one for one in self.found if one.state in {"gone", "failed"}]
+        houses = (
+            Found(Want("wheels", path, 0, "file", None), "failed", why=why)
+            for path, why in self.provided.failed.items()
+        )
+        return [*(one for one in self.found if one.state in {"gone", "failed"}), *houses]
 
     @property
     def received(self) -> int:
@@ -94,10 +97,6 @@ class Warmed:
             "beyond": list(self.beyond),
             "left": self.left,
         }
-
-
-class BudgetError(VaultbuildError):
-    """As many bytes came as were allowed."""
 
 
 class Spending:
@@ -136,15 +135,20 @@ def prefetch(
     needs = _chosen(needs_of(pipeline, project.packages_below), order.names)
     wants = [want for want in wants_of(order.locks) if want.cache in order.names]
     done = Warmed(beyond=out_of_reach(order.locks))
+    # The servers that are asked, and no other: devpi-server takes seconds to start.
+    unasked = (
+        {"apt", "pypi"} - {want.cache for want in wants} - ({"pypi"} if needs.wheels else set())
+    )
+    names = names_for(needs) - unasked
     with (
         files.lock(project.var / "run/warm.lock", waiting=_waiting(reporter)),
-        caches.running(pipeline.caches, project.folder, names=names_for(needs)) as endpoints,
+        caches.running(pipeline.caches, project.folder, names=names) as endpoints,
     ):
         if wants:
             done.found = _served(project, wants, endpoints, reporter, logs, spending)
         means = Means(project.folder, endpoints, pipeline.caches, reporter.note, progress=spending)
         with _within_budget(done, "wheels and models"):
-            done.provided = provide(needs, means)
+            provide(needs, means, done.provided)
         if needs.image:
             with _within_budget(done, needs.image.url):
                 done.image = _image(needs, project, means)
@@ -176,8 +180,9 @@ def _served(
     journal = logs / network.JOURNAL
 
     def heard(found: Found) -> None:
-        # What was there counts as progress too, but not against the budget.
-        spending(found.received)
+        # What is left of the budget was asked before; an index may be larger than it was.
+        with contextlib.suppress(BudgetError):
+            spending(found.received)
 
     with supplies.served(None, journal, archives=beyond) as seen:
         limits = Limits(spending.left, lambda: shutil.disk_usage(project.var).free, RESERVE)

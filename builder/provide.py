@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from builder.errors import VaultbuildError
+from builder.errors import Interrupted, VaultbuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -49,7 +49,13 @@ class Provided:
 
     houses: dict[tuple[str, str], str] = field(default_factory=dict)
     wheels: list[House] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Lock files whose wheels could not be had, and why."""
     models: list[ModelGot] = field(default_factory=list)
+
+
+class BudgetError(VaultbuildError):
+    """As many bytes came as were allowed."""
 
 
 def names_for(needs: Needs) -> set[str]:
@@ -68,15 +74,15 @@ def of_stages(needs: Needs, stages: Collection[str]) -> Needs:
     )
 
 
-def provide(needs: Needs, means: Means) -> Provided:
-    """Have everything ready; return what is.
+def provide(needs: Needs, means: Means, done: Provided | None = None) -> Provided:
+    """Have everything ready; return what is. ``done`` has it, too, when not all comes.
 
     What wheels cannot be had is told, and the role uses the index. Raises what the caches raise
     when a model cannot be had: nothing else could give it to the role.
     """
-    done = Provided()
+    done = Provided() if done is None else done
     for need in needs.wheels:
-        if house := _house(need, means):
+        if house := _house(need, means, done):
             done.wheels.append(house)
             if house.complete:
                 done.houses[need.stage, need.role] = house.sha256
@@ -85,7 +91,7 @@ def provide(needs: Needs, means: Means) -> Provided:
     return done
 
 
-def _house(need: FileNeed, means: Means) -> House | None:
+def _house(need: FileNeed, means: Means, done: Provided) -> House | None:
     from builder.caches import wheels  # late: brings packaging, which a plan does without
 
     if need.target is None or (means.settings.get("wheels") or {}).get("url"):
@@ -100,8 +106,11 @@ def _house(need: FileNeed, means: Means) -> House | None:
             offline=means.offline,
             progress=means.progress,
         )
+    except (Interrupted, BudgetError):
+        raise  # they say what to do, not what a cache has
     except VaultbuildError as error:
-        means.told(f"{need.path}: its wheels cannot be had: {error.message.splitlines()[0]}")
+        done.failed[str(need.path)] = why = error.message.splitlines()[0]
+        means.told(f"{need.path}: its wheels cannot be had: {why}")
         return None
     for missing in house.missing:
         means.told(f"{need.path}: {missing}")

@@ -12,19 +12,23 @@ was stopped goes on where it was.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import http.client
 import posixpath
+import socket
 import threading
 import urllib.parse
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from builder.digest import digest_file
+from builder.gateway import Pauses
 from builder.upstream import archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from builder.gateway.stock import Stock
     from builder.network import NetworkLock
@@ -35,6 +39,7 @@ SERVED: Final = ("apt", "pypi")
 _BLOCK = 1 << 18
 _SECONDS = 300
 _AT_ONCE = 4
+_PAUSES = Pauses(attempts=3)
 _NOT_THERE = {404, 410}
 # What apt fetches of a folder of indexes; it takes the first that there is.
 _LISTS = ("Packages.xz", "Packages.gz"), ("Translation-en.xz", "Translation-en.bz2")
@@ -109,6 +114,12 @@ class Limits:
             self._left -= count
             return None
 
+    def give_back(self, count: int) -> None:
+        """Take back what was not needed after all."""
+        with self._lock:
+            if self._left is not None:
+                self._left += count
+
 
 class Warmer:
     """Asks the caches, as a guest would, at the ports of a gateway."""
@@ -119,12 +130,16 @@ class Warmer:
         stocks: Mapping[str, Stock],
         limits: Limits,
         progress: Callable[[Found], None],
+        pauses: Pauses = _PAUSES,
     ) -> None:
         """``urls`` are the gateway's, ``stocks`` the folders of the caches of this host."""
         self._urls = urls
         self._stocks = stocks
         self._limits = limits
         self._progress = progress
+        self._pauses = pauses
+        self._links: set[http.client.HTTPConnection] = set()
+        self._stopped = False
 
     def warm(self, wants: Sequence[Want]) -> list[Found]:
         """Have everything in the caches that can be had; return what came of each want."""
@@ -140,11 +155,28 @@ class Warmer:
         releases = {url: text for url, text in texts.items() if url in moved}
         successors = self._successors(rest, releases)
         found += successors
-        return found + [_excused(one, successors, moved) for one in self._all(rest)]
+        # Lists first: where they are, the gateway sees a package that a mirror gives wrongly.
+        lists = [want for want in rest if "/by-hash/" in want.url]
+        others = [want for want in rest if "/by-hash/" not in want.url]
+        done = self._all(lists) + self._all(others)
+        return found + [_excused(one, successors, moved) for one in done]
 
     def _all(self, wants: Sequence[Want]) -> list[Found]:
         with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-            return [told for told, _ in pool.map(self._one, wants)]
+            try:
+                return [told for told, _ in pool.map(self._one, wants)]
+            except BaseException:
+                # Ctrl-C: what is on its way would be waited for, hours where it is large.
+                self._stop()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _stop(self) -> None:
+        self._stopped = True
+        for link in list(self._links):
+            with contextlib.suppress(OSError):
+                if link.sock:
+                    link.sock.shutdown(socket.SHUT_RDWR)
 
     def _one(self, want: Want, *, keep: bool = False) -> tuple[Found, bytes | None]:
         found, body = self._tried(want, keep=keep)
@@ -152,33 +184,69 @@ class Warmer:
         return found, body
 
     def _tried(self, want: Want, *, keep: bool) -> tuple[Found, bytes | None]:
-        if want.kind == "file" and self._present(want):
-            return Found(want, "present"), None
+        if want.kind == "file" and (place := self._present(want)):
+            return Found(want, "present"), place.read_bytes() if keep else None
         if why := self._limits.take(want.bytes):
             return Found(want, "left", why=why), None
+        found, body = self._asked(want, keep=keep)
+        if not found.received:
+            self._limits.give_back(want.bytes)
+        return found, body
+
+    def _asked(self, want: Want, *, keep: bool) -> tuple[Found, bytes | None]:
+        before = self._look(want)
         try:
-            status, sha256, count, body = self._get(want, keep=keep)
+            status, sha256, count, body = self._got(want, keep=keep)
         except (OSError, http.client.HTTPException) as error:
             return Found(want, "failed", why=str(error) or type(error).__name__), None
         if status in _NOT_THERE:
             return Found(want, "gone", why=f"upstream says {status}"), None
         if status != 200:  # noqa: PLR2004 - the one status that means here it is
             return Found(want, "failed", why=f"the cache says {status}"), None
-        same = want.sha256 in {None, sha256}
-        return Found(want, "fetched" if same else "moved", received=count), body
+        # Of an index that the cache has, upstream was only asked whether it is the same.
+        unchanged = before is not None and before == self._look(want)
+        if want.sha256 not in {None, sha256}:
+            return Found(want, "moved", received=0 if unchanged else count), body
+        return Found(want, "present") if unchanged else Found(want, "fetched", count), body
 
-    def _present(self, want: Want) -> bool:
+    def _got(self, want: Want, *, keep: bool) -> tuple[int, str, int, bytes | None]:
+        """Fetch a thing, as often as it breaks: guests ask again, too."""
+        error: OSError | http.client.HTTPException | None = None
+        for _ in self._pauses.take():
+            if self._stopped:
+                break
+            try:
+                return self._get(want, keep=keep)
+            except (OSError, http.client.HTTPException) as broken:
+                error = broken
+        raise error or OSError("stopped")
+
+    def _place(self, want: Want) -> Path | None:
         stock = self._stocks.get(want.cache)
-        place = stock.place(_path(want)) if stock else None
+        return stock.place(_path(want)) if stock else None
+
+    def _present(self, want: Want) -> Path | None:
+        """Return the file of a thing that a cache of this host has, as it must be."""
+        place = self._place(want)
         if place is None or want.sha256 is None or not place.is_file():
-            return False
-        return place.stat().st_size == want.bytes and digest_file(place) == want.sha256
+            return None
+        same = place.stat().st_size == want.bytes and digest_file(place) == want.sha256
+        return place if same else None
+
+    def _look(self, want: Want) -> tuple[int, int] | None:
+        place = self._place(want)
+        try:
+            found = place.stat() if place else None
+        except OSError:
+            return None
+        return (found.st_size, found.st_mtime_ns) if found else None
 
     def _get(self, want: Want, *, keep: bool) -> tuple[int, str, int, bytes | None]:
         """Fetch a thing through the gateway; return its status, digest, size, and bytes to keep."""
         address = urllib.parse.urlsplit(self._urls[want.cache]).netloc
         link = http.client.HTTPConnection(address, timeout=_SECONDS)
         digest, count, kept = hashlib.sha256(), 0, bytearray()
+        self._links.add(link)
         try:
             link.request("GET", _path(want), headers={"Connection": "close"})
             answer = link.getresponse()
@@ -191,6 +259,7 @@ class Warmer:
                 raise http.client.IncompleteRead(b"", answer.length)
             return answer.status, digest.hexdigest(), count, bytes(kept) if keep else None
         finally:
+            self._links.discard(link)
             link.close()
 
     def _successors(self, wants: Sequence[Want], releases: Mapping[str, str]) -> list[Found]:
@@ -218,7 +287,9 @@ def _excused(found: Found, successors: Sequence[Found], moved: Collection[str]) 
         if one.state in {"fetched", "present"}
     )
     replaced = name and any(other and other[0] == name[0] for other in there)
-    renewed = "/by-hash/" in url and any(url.startswith(posixpath.dirname(each)) for each in moved)
+    renewed = "/by-hash/" in url and any(
+        url.startswith(posixpath.dirname(each) + "/") for each in moved
+    )
     if replaced or renewed:
         return replace(found, state="moved", why="the archive was renewed")
     return found

@@ -83,18 +83,19 @@ class Fault:
 class Upstream:
     """A server on 127.0.0.1 with ``files``; start it with ``with``, or :meth:`start`/:meth:`stop`.
 
-    ``tls`` makes it speak HTTPS. ``url`` has no slash at its end.
+    ``tls`` makes it speak HTTPS; ``port`` 0 is any. ``url`` has no slash at its end.
     """
 
     def __init__(
-        self, files: Mapping[str, bytes] | None = None, *, tls: ssl.SSLContext | None = None
-    ) -> None:
+        self, files: Mapping[str, bytes] | None = None, *,
+        tls: ssl.SSLContext | None = None, port: int = 0,
+    ) -> None:  # fmt: skip
         self.requests: list[Request] = []
-        self._files: dict[str, File] = {}
+        self.files: dict[str, File] = {}
         self._faults: dict[str, list[Fault]] = {}
         self._lock = threading.Lock()
         self._tls = tls
-        self._port = 0
+        self._port = port
         self._server: http.server.ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
         self._released = threading.Event()
@@ -160,13 +161,13 @@ class Upstream:
         digest = hashlib.sha256(data).hexdigest()
         tag = f'"{digest[:16]}"' if etag == "auto" else etag
         with self._lock:
-            self._files[path] = File(data, tag, modified, ranges, headers or {})
+            self.files[path] = File(data, tag, modified, ranges, headers or {})
         return digest
 
     def remove(self, path: str) -> None:
         """Answer 404 at ``path``."""
         with self._lock:
-            del self._files[path]
+            del self.files[path]
 
     def asked(self, path: str) -> list[Request]:
         """Return the requests for a path, in their order."""
@@ -217,7 +218,7 @@ class Upstream:
     def corrupt(self, path: str, data: bytes | None = None, *, times: int | None = None) -> None:
         """Serve other bytes; without ``data``, the right ones with one bit turned."""
         if data is None:
-            right = self._files[path].data
+            right = self.files[path].data
             data = bytes([right[0] ^ 1]) + right[1:]
         self._add(path, Fault(times, data=data))
 
@@ -253,12 +254,12 @@ class Upstream:
         """Return what is served at a path, and what happens to this request."""
         bare = path.partition("?")[0]
         with self._lock:
-            file = self._files.get(path) or self._files.get(bare)
+            file = self.files.get(path) or self.files.get(bare)
             fault = self._next(path) or self._next(bare) or self._next(ANY) or Fault(None)
             if fault.becomes is not None and file:
                 digest = hashlib.sha256(fault.becomes).hexdigest()
                 changed = File(fault.becomes, f'"{digest[:16]}"', LONG_AGO + 3600)
-                self._files[path if path in self._files else bare] = changed
+                self.files[path if path in self.files else bare] = changed
         return file, fault
 
     def _next(self, path: str) -> Fault | None:

@@ -11,7 +11,8 @@ can read.
 
 An index in front of a mirror says "no such project" (404) when the mirror could not ask upstream
 (502). Clients take that for an answer, and somebody looks for a mistake in a lock file. Here the
-mirror is asked again in that case, and what it says is said.
+mirror is asked again in that case, and what it says is said; when it knows the project after all,
+the index is asked once more.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PAGE = re.compile(r"/(?P<index>[^/+]+/[^/+]+)/\+simple/(?P<project>[^/+]+)/?")
-_MISSING, _TROUBLE = 404, 500
+_FOUND, _MISSING, _TROUBLE = 200, 404, 500
+_AGAIN = "vaultbuild.again"
 
 
 def main() -> int:
@@ -72,6 +74,8 @@ def honest(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]
         page = _PAGE.fullmatch(request.path_info)
         if page is None or response.status_code != _MISSING or request.method != "GET":
             return response
+        if _AGAIN in request.environ:
+            return response
         for mirror in mirrors_of(registry["xom"], page["index"]):
             asked = type(request).blank(
                 f"/{mirror}/+simple/{page['project']}/", headers={"Accept": "text/html"}
@@ -79,6 +83,14 @@ def honest(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]
             told = request.invoke_subrequest(asked, use_tweens=True)
             if told.status_code >= _TROUBLE:
                 return told
+            if told.status_code == _FOUND:
+                once_more = type(request).blank(
+                    request.path_info,
+                    environ={_AGAIN: True},
+                    base_url=request.application_url,
+                    headers=dict(request.headers),
+                )
+                return request.invoke_subrequest(once_more, use_tweens=True)
         return response
 
     return handle

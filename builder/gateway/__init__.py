@@ -23,6 +23,7 @@ from builder.caches.pypi import server_folder
 from builder.caches.state import Places
 from builder.gateway.journal import Journal
 from builder.gateway.ledger import Ledger
+from builder.gateway.lists import Lists
 from builder.gateway.outside import connect
 from builder.gateway.rules import (
     Address,
@@ -114,7 +115,11 @@ def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journa
     stock = stocks(gateway.var, gateway.own).get(name)
     keeper = None
     if stock:
-        keeper = Storekeeper(name, stock, ledger, gateway.var / "quarantine", gateway.told)
+        keeper = Storekeeper(
+            name, stock, ledger, gateway.var / "quarantine", gateway.told,
+            lists=Lists(stock.folder) if isinstance(stock, AptStock) else None,
+            asks=not gateway.rules.offline,
+        )  # fmt: skip
 
     def outside(address: Address) -> socket:
         return connect(address, declared=gateway.rules.may_lead_back(address))

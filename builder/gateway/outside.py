@@ -7,17 +7,20 @@ refused whatever the stage says, unless the stage names it: its services are non
 from __future__ import annotations
 
 import ipaddress
+import select
 import socket
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from builder.gateway.rules import Address, is_private_to_a_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _SECONDS = 30
+_SILENCE = 300
+_BLOCK = 1 << 18
 _MOST_OF_A_HEAD = 65536
 
 
@@ -74,7 +77,7 @@ def _through(proxy: str, address: Address) -> socket.socket:
 def _login(proxy: str) -> str:
     import base64  # late: few proxies want it
 
-    user = urlsplit(proxy).netloc.rpartition("@")[0]
+    user = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
     word = base64.b64encode(user.encode()).decode()
     return f"Proxy-Authorization: Basic {word}\r\n" if user else ""
 
@@ -87,3 +90,28 @@ def _head(link: socket.socket) -> bytes:
             break
         head += block
     return head
+
+
+def relay(near: socket.socket, far: socket.socket) -> tuple[int, int]:
+    """Carry bytes both ways until one side closes; return how many went out and came in."""
+    counts = {near: 0, far: 0}
+    others: dict[socket.socket, socket.socket] = {near: far, far: near}
+    open_sides: Sequence[socket.socket] = [near, far]
+    while open_sides:
+        ready, _, _ = select.select(open_sides, [], [], _SILENCE)
+        if not ready:
+            break
+        for side in ready:
+            try:
+                block = side.recv(_BLOCK)
+                others[side].sendall(block)
+            except OSError:
+                return counts[near], counts[far]
+            counts[side] += len(block)
+            if not block:
+                open_sides = [each for each in open_sides if each is not side]
+                try:
+                    others[side].shutdown(socket.SHUT_WR)
+                except OSError:
+                    return counts[near], counts[far]
+    return counts[near], counts[far]

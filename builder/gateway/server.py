@@ -9,10 +9,7 @@ leaves; the journal has it before the guest does.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
-import select
-import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -20,18 +17,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import urlsplit
 
+from builder.fetch.urls import redacted
+from builder.gateway.answers import Body, BrokenError, Reply, asked
+from builder.gateway.outside import relay
 from builder.gateway.rules import Address, address_of, authority
 from builder.gateway.stock import digest_in, kind_of
 from builder.ports import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import socket
+    from collections.abc import Callable, Iterator
 
     from builder.gateway.journal import Journal
     from builder.gateway.rules import Rules
     from builder.gateway.stock import Storekeeper
 
-_BLOCK = 1 << 18
 _SECONDS = 300
 # Hop by hop (RFC 9110, 7.6.1), and what would bring a part of a thing, or no thing, or one that is
 # packed: then nobody knew the digest of the whole.
@@ -45,6 +45,7 @@ _NOT_HANDED_BACK = {
     "accept-ranges", "content-length",
 }  # fmt: skip
 _FORBIDDEN = 403
+_TROUBLE = 500  # from here on it is not our fault (RFC 9110)
 # How caches say, without an upstream, that they do not have something.
 _MISSING = {404, 410, 500, 502, 503, 504}
 
@@ -62,40 +63,6 @@ class Source:
     upstream: str | None = None
     stale: bool = False
     tls: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer whose body is still to be read, and the connection that it comes over."""
-
-    link: http.client.HTTPConnection
-    answer: http.client.HTTPResponse
-
-    @property
-    def status(self) -> int:
-        """The status (RFC 9110, 15)."""
-        return self.answer.status
-
-    def close(self) -> None:
-        """Let both go."""
-        self.answer.close()
-        self.link.close()
-
-
-def asked(
-    link: http.client.HTTPConnection,
-    method: str,
-    target: str,
-    headers: Mapping[str, str],
-    body: bytes | None = None,
-) -> Reply:
-    """Send a request and return the answer; raise OSError or HTTPException when there is none."""
-    try:
-        link.request(method, target, body=body, headers=headers)
-        return Reply(link, link.getresponse())
-    except BaseException:
-        link.close()
-        raise
 
 
 class Sources(Protocol):
@@ -213,7 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
         started = time.monotonic()
         source, answer = self._answered(url, fetched=before is None)
         if self._port.rules.offline and (answer is None or answer.status in _MISSING):
-            self._port.journal.write("missing", cache=self._port.cache, url=url)
+            self._port.journal.write("missing", cache=self._port.cache, url=self._shown(url))
+        elif answer is None or answer.status >= _TROUBLE:
+            self._broken(url, answer.status if answer else 503)
         if answer is None:
             self._say(503, source)
             return
@@ -223,7 +192,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._serve_beside()
             return
         self._note_refusal(answer, address)
-        self._hand_back(answer, url, lambda: self._origin(url, before, source), started)
+
+        def again() -> Reply | None:
+            nonlocal source
+            if keeper:
+                keeper.inspect(url)
+            source, reply = self._answered(url, fetched=False)
+            return reply
+
+        self._hand_back(
+            answer, url, lambda: self._origin(url, before, source), started, again=again
+        )
 
     def _answered(self, url: str, *, fetched: bool) -> tuple[Source | str, Reply | None]:
         """Return the first good answer and who gave it; else why there is none.
@@ -241,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
                 answer, why = None, f"{type(error).__name__}: {error}"
                 self._port.sources.failed(source, why)
                 continue
-            if answer.status < 500:  # noqa: PLR2004 - from here on it is not our fault (RFC 9110)
+            if answer.status < _TROUBLE:
                 if fetched:
                     self._port.sources.worked(source)
                 return source, answer
@@ -291,14 +270,15 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             link.sock = self._port.outside(address)
             body = self.rfile.read(length) if length else None
-            headers = {**self._headers_on(), "Host": parts.netloc, "Connection": "close"}
+            host = parts.netloc.rpartition("@")[2]
+            headers = {**self._headers_on(), "Host": host, "Connection": "close"}
             answer = asked(link, self.command, target, headers, body)
         except (OSError, http.client.HTTPException) as error:
             self._port.journal.write("failed", address=str(address), status=502)
             self._say(502, f"{address} does not answer: {error}")
             return
-        # What stands behind a question mark may be a token, which no record may have.
-        where = self.path.partition("?")[0]
+        # No names of a query either: what was signed for somebody is another address each time.
+        where = redacted(self.path.partition("?")[0])
         self._hand_back(answer, where, lambda: "upstream", started, cache="direct")
 
     def _tunnel(self, address: Address) -> None:
@@ -325,35 +305,42 @@ class _Handler(BaseHTTPRequestHandler):
         origin: Callable[[], str],
         started: float,
         cache: str | None = None,
+        again: Callable[[], Reply | None] | None = None,
     ) -> None:
         """Pass an answer on, its last block only when the journal has the digest of the whole."""
-        digest, count, answer = hashlib.sha256(), 0, reply.answer
-        with contextlib.closing(reply):
-            chunked = self._begin(answer)
-            held = b""
+        given = reply.status == 200 and self.command == "GET"  # noqa: PLR2004
+        own = given and cache is None
+        body = Body(reply, again if own else None, lambda sha256: own and self._denies(url, sha256))
+        with contextlib.closing(body):
+            chunked = self._begin(reply.answer)
             try:
-                while block := answer.read(_BLOCK):
+                held = b""
+                for block in body.blocks():
                     self._send(held, chunked=chunked)
-                    digest.update(block)
-                    count += len(block)
                     held = block
-                whole = answer.length in {None, 0} or self.command == "HEAD"
-            except (OSError, http.client.HTTPException):
-                whole = False
-            wanted = digest_in(url) if answer.status == 200 else None  # noqa: PLR2004
-            if not whole or (wanted and count and not digest.hexdigest().startswith(wanted)):
+            except (OSError, BrokenError):
                 # The guest must see that it is broken: it asks again.
-                self._port.journal.write(
-                    "failed", cache=cache or self._port.cache, url=url, status=answer.status
-                )
+                self._broken(url, reply.status, cache)
                 self.close_connection = True
                 return
-            if answer.status == 200 and self.command == "GET":  # noqa: PLR2004
-                self._handed(url, digest.hexdigest(), count, origin(), started, cache)
+            if given:
+                self._handed(url, body, origin(), started, cache)
+            if own and self._port.keeper:
+                modified = reply.answer.getheader("Last-Modified")
+                self._port.keeper.handed(url, body.sha256, body.count, modified)
+            if own and self._port.rules.offline and _is_empty_page(url, held):
+                self._port.journal.write("missing", cache=self._port.cache, url=self._shown(url))
             self._send(held, chunked=chunked)
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")
             self.wfile.flush()
+
+    def _denies(self, url: str, sha256: str) -> bool:
+        """Whether the bytes that came are not those that an address must have."""
+        if keeper := self._port.keeper:
+            return keeper.denies(url, sha256) is not None
+        named = digest_in(url)
+        return named is not None and not sha256.startswith(named)
 
     def _begin(self, answer: http.client.HTTPResponse) -> bool:
         """Send the head of an answer; return whether its body goes in chunks."""
@@ -378,20 +365,27 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if chunked else block)
 
-    def _handed(
-        self, url: str, sha256: str, count: int, origin: str, started: float, cache: str | None
-    ) -> None:
-        port, kind = self._port, kind_of(url)
-        name = cache or port.cache
-        port.journal.write(
-            "handed", cache=name, url=url if port.forwards else url.lstrip("/"), sha256=sha256,
-            bytes=count, kind=kind, origin=origin, seconds=round(time.monotonic() - started, 4),
+    def _broken(self, url: str, status: int, cache: str | None = None) -> None:
+        name = cache or self._port.cache
+        self._port.journal.write("failed", cache=name, url=self._shown(url), status=status)
+
+    def _shown(self, url: str) -> str:
+        """Return an address as records have it.
+
+        What stands before a host or behind a question mark may be a secret.
+        """
+        shown = redacted(url)
+        return shown if self._port.forwards else shown.lstrip("/")
+
+    def _handed(self, url: str, body: Body, origin: str, started: float, cache: str | None) -> None:
+        self._port.journal.write(
+            "handed", cache=cache or self._port.cache, url=self._shown(url), sha256=body.sha256,
+            bytes=body.count, kind=kind_of(url), origin=origin,
+            seconds=round(time.monotonic() - started, 4),
         )  # fmt: skip
-        if kind == "file" and port.keeper and cache is None:
-            port.keeper.ledger.learn(name, url, sha256, count)
 
     def _refuse(self, address: Address | None) -> None:
-        where = str(address) if address else self.path
+        where = str(address) if address else redacted(self.path)
         self._port.journal.write("refused", address=where)
         text = f"vaultbuild: this stage may not reach {where}; see network in its stage.yml"
         self._say(_FORBIDDEN, text)
@@ -408,26 +402,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-def relay(near: socket.socket, far: socket.socket) -> tuple[int, int]:
-    """Carry bytes both ways until one side closes; return how many went out and came in."""
-    counts = {near: 0, far: 0}
-    others: dict[socket.socket, socket.socket] = {near: far, far: near}
-    open_sides: Sequence[socket.socket] = [near, far]
-    while open_sides:
-        ready, _, _ = select.select(open_sides, [], [], _SECONDS)
-        if not ready:
-            break
-        for side in ready:
-            try:
-                block = side.recv(_BLOCK)
-                others[side].sendall(block)
-            except OSError:
-                return counts[near], counts[far]
-            counts[side] += len(block)
-            if not block:
-                open_sides = [each for each in open_sides if each is not side]
-                try:
-                    others[side].shutdown(socket.SHUT_WR)
-                except OSError:
-                    return counts[near], counts[far]
-    return counts[near], counts[far]
+def _is_empty_page(url: str, end: bytes) -> bool:
+    """Whether a page of an index lists nothing: offline, devpi-server leaves out what it lacks."""
+    return "/+simple/" in url and b"+f/" not in end

@@ -190,7 +190,7 @@ def test_markers_are_asked_about_the_guest(index, lock, ensure):
 
 def test_a_withdrawn_release_and_a_pre_release_can_be_pinned(index, lock, ensure, upstream):
     digest = index.add("rc", "rc-1.0rc1-py3-none-any.whl")
-    page = json.loads(upstream._files["/simple/rc/"].data)
+    page = json.loads(upstream.files["/simple/rc/"].data)
     page["files"][0]["yanked"] = "broken"
     upstream.put("/simple/rc/", json.dumps(page).encode(), headers={"Content-Type": JSON})
     assert ensure(lock(("rc==1.0rc1", [digest]))).complete
