@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from builder.caches.pypi import server_folder
 from builder.caches.state import Places
+from builder.errors import host_error
 from builder.gateway.journal import Journal
 from builder.gateway.ledger import Ledger
 from builder.gateway.lists import Lists
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from socket import socket
 
     from builder.fetch.breaker import Breakers
-    from builder.gateway.server import Sources
+    from builder.gateway.sources import Sources
 
 __all__ = [
     "Address", "Gateway", "Journal", "Pauses", "Rules", "Stock", "Sum", "Tally", "address_of",
@@ -97,6 +98,8 @@ def opened(gateway: Gateway, journal: Path) -> Iterator[dict[str, str]]:
                 scheme="http", netloc=f"127.0.0.1:{listener.number}"
             ).geturl()
         yield found
+    if book.trouble:
+        raise host_error(book.trouble) or book.trouble
 
 
 def _once(told: Callable[[str], None]) -> Callable[[str], None]:
@@ -127,7 +130,7 @@ def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journa
     return Port(
         cache=name,
         forwards=name in _PROXIES,
-        sources=_sources(gateway, name, url),
+        sources=_sources(gateway, name, url, keeper),
         keeper=keeper,
         rules=gateway.rules,
         journal=journal,
@@ -135,13 +138,17 @@ def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journa
     )
 
 
-def _sources(gateway: Gateway, name: str, url: str) -> Sources:
+def _sources(gateway: Gateway, name: str, url: str, keeper: Storekeeper | None) -> Sources:
     if name not in _PROXIES:
         return IndexSources(url, own=name in gateway.own, pauses=gateway.pauses)
+
+    def alone(wanted: str) -> Address | None:
+        if keeper:
+            keeper.restore(wanted)
+        return gateway.alone(wanted)
+
     where = address_of_setting(url)
-    return AptSources(
-        where, gateway.mirrors, gateway.breakers, gateway.alone, gateway.told, gateway.pauses
-    )
+    return AptSources(where, gateway.mirrors, gateway.breakers, alone, gateway.told, gateway.pauses)
 
 
 def stocks(var: Path, own: Collection[str]) -> dict[str, Stock]:

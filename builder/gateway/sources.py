@@ -11,17 +11,47 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote, urlsplit
 
 from builder.fetch.transient import NotNowError, TransientError
+from builder.gateway.outside import basic
 from builder.gateway.rules import Address, address_of, address_of_setting
-from builder.gateway.server import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from builder.fetch.breaker import Breakers
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place that may answer a request: where it is, and what is asked there.
+
+    ``upstream`` is the endpoint that the answer depends on beside the cache, for the breaker.
+    """
+
+    address: Address
+    target: str
+    host: str | None = None
+    upstream: str | None = None
+    stale: bool = False
+    tls: bool = False
+    login: str | None = None
+    """The value of ``Authorization`` for a team's cache; no guest knows it."""
+
+
+class Sources(Protocol):
+    """Who knows the places that may answer."""
+
+    def of(self, url: str) -> Iterator[Source]:
+        """Yield them, the best first; each only when those before it failed."""
+
+    def worked(self, source: Source) -> None:
+        """A source answered."""
+
+    def failed(self, source: Source, why: str) -> None:
+        """A source did not answer, or only that it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +84,11 @@ class IndexSources:
         """Yield the cache, as often as it is worth asking."""
         address = address_of_setting(self.url)
         # A server of our own makes links from the name that the guest knows it by.
-        host = None if self.own else urlsplit(self.url).netloc.rpartition("@")[2]
+        user, _, host = ("", "", None) if self.own else urlsplit(self.url).netloc.rpartition("@")
+        login = basic(unquote(user)) if user else None
         tls = self.url.startswith("https:")
         for _ in self.pauses.take():
-            yield Source(address, url, host=host, tls=tls)
+            yield Source(address, url, host=host, tls=tls, login=login)
 
     def worked(self, source: Source) -> None:
         """Nothing depends on it."""

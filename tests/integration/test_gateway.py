@@ -54,6 +54,12 @@ class Cache:
 
             do_HEAD = do_GET  # noqa: N815
 
+            def do_POST(self):
+                left = int(self.headers["Content-Length"])
+                while left and (block := self.rfile.read(min(left, 65536))):
+                    left -= len(block)
+                self.do_GET()
+
             def log_message(self, *_):
                 pass
 
@@ -349,12 +355,113 @@ def test_a_tunnel_to_a_host_that_the_stage_names(guest, site):
             said += block
     assert said.endswith(b"hello")
     for _ in range(100):
-        if here.wrote("tunnel"):
+        if len(here.wrote("tunnel")) > 1:
             break
         threading.Event().wait(0.02)
-    (entry,) = here.wrote("tunnel")
-    assert (entry.address, entry.sent) == (str(site.address), 28)
-    assert entry.bytes == len(said)
+    opened, closed = here.wrote("tunnel")
+    assert (opened.address, opened.sent, opened.bytes) == (str(site.address), 0, 0)
+    assert (closed.address, closed.sent, closed.bytes) == (str(site.address), 28, len(said))
+    # Of the role that opened it, however long it stays open.
+    assert opened.time == closed.time
+
+
+def test_a_tunnel_is_written_down_before_it_ends_and_ends_with_the_gateway(cache, site, tmp_path):
+    rules = Rules(hosts=frozenset({str(site.address)}))
+    with contextlib.ExitStack() as stack:
+        urls = stack.enter_context(
+            gateway.opened(Gateway({"apt": cache.url}, rules, tmp_path), tmp_path / "journal")
+        )
+        link = Guest(urls, tmp_path / "journal").connect(str(site.address))
+        assert link.recv(100).startswith(b"HTTP/1.1 200")
+        (entry,) = network.read_journal(tmp_path / "journal")
+        assert (entry.what, entry.bytes) == ("tunnel", 0)
+        stack.close()
+        with link:
+            assert link.recv(100) == b""
+    assert len(network.read_journal(tmp_path / "journal")) == 2
+
+
+def test_a_body_goes_on_as_it_comes_and_ends_the_connection(guest, site):
+    site.gives("/upload", b"thanks")
+    here = guest(rules=Rules(hosts=frozenset({str(site.address)})))
+    assert here.get(f"{site.url}/upload", method="POST", body=b"x" * 300_000) == (200, b"thanks")
+    assert site.asked[0][2]["Content-Length"] == "300000"
+
+
+def raw(url, text):
+    """Send a request as it stands and return all that is said until the connection ends."""
+    host, port = url.split("/")[2].split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as link:
+        link.sendall(text.encode())
+        said = b""
+        while block := link.recv(4096):
+            said += block
+    return said
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST http://{site}/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST http://{site}/x HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        "GET http://mirror.example/debian/x.deb HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+        "CONNECT {site} HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+    ],
+)
+def test_a_body_that_two_could_understand_in_two_ways_is_refused(guest, site, cache, head):
+    hosts = frozenset({str(site.address), "mirror.example"})
+    here = guest(rules=Rules(hosts=hosts))
+    smuggled = "GET http://mirror.example/debian/secret.deb HTTP/1.1\r\n\r\n"
+    said = raw(here.urls["apt"], head.format(site=site.address) + smuggled)
+    assert said.startswith(b"HTTP/1.1 400")
+    assert said.count(b"HTTP/1.1") == 1
+    assert site.asked == cache.asked == []
+
+
+@pytest.mark.parametrize("target", ["http://other.example/admin", "*", "admin"])
+def test_an_index_is_no_proxy(guest, cache, target):
+    here = guest()
+    said = raw(here.urls["pypi"], f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 400")
+    assert cache.asked == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:18931%2F@mirror.example/pool/a.deb", "http://a@mirror.example/pool/a.deb",
+     "http://httpsmirror.example/a.deb", "http://127.0.0.1\\@mirror.example/a.deb"],
+)  # fmt: skip
+def test_a_url_that_means_two_things_reaches_neither(guest, cache, url):
+    here = guest()
+    said = raw(here.urls["apt"], f"GET {url} HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 403")
+    assert cache.asked == []
+
+
+def test_a_team_s_index_is_asked_with_its_password_and_the_guest_has_none(cache, tmp_path):
+    cache.gives("/simple/x/", b"<html>")
+    url = cache.url.replace("//", "//user:p%40ss@") + "/simple/"
+    rules = Rules(teams=frozenset({cache.address}))
+    found = Gateway({"pypi": url}, rules, tmp_path, pauses=Pauses(1))
+    with gateway.opened(found, tmp_path / "journal") as urls:
+        assert "user" not in urls["pypi"]
+        page = urls["pypi"] + "x/"
+        with urllib.request.urlopen(page, timeout=20) as answer:  # noqa: S310 - the tests' own
+            assert answer.read() == b"<html>"
+    assert cache.asked[0][2]["Authorization"] == "Basic dXNlcjpwQHNz"
+    assert "ss" not in (tmp_path / "journal").read_text().replace("sha256", "")
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run(cache, tmp_path):
+    cache.gives(DEB, BODY)
+    (tmp_path / "journal").mkdir()
+    rules = Rules(archives=frozenset({Address("mirror.example", 80)}))
+    with (
+        pytest.raises(OSError, match="journal"),
+        gateway.opened(Gateway({"apt": cache.url}, rules, tmp_path), tmp_path / "journal") as urls,
+        contextlib.suppress(OSError, http.client.HTTPException),
+    ):
+        Guest(urls, tmp_path / "journal").get(DEB)
 
 
 def test_an_open_network_does_not_lead_to_the_host(guest, site):

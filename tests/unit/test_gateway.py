@@ -5,8 +5,7 @@ import pytest
 from builder.fetch.breaker import Breakers
 from builder.gateway.ledger import Ledger
 from builder.gateway.rules import Address, Rules, address_of, archives_in, asked_for, authority
-from builder.gateway.server import Source
-from builder.gateway.sources import AptSources, IndexSources, Pauses, alternatives
+from builder.gateway.sources import AptSources, IndexSources, Pauses, Source, alternatives
 from builder.gateway.stock import AptStock, PypiStock, Storekeeper, digest_in, kind_of
 from builder.gateway.tally import Sum, Tally, sums, traffic
 from builder.network import Entry, Traffic
