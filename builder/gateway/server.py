@@ -54,6 +54,8 @@ _NOT_HANDED_BACK = {
 }  # fmt: skip
 _FORBIDDEN = 403
 _TROUBLE = 500  # from here on it is not our fault (RFC 9110)
+# What clients of a hub ask beside models, and do without.
+_ASIDE = re.compile(r"/api/(?!models/)")
 # How caches say, without an upstream, that they do not have something.
 _MISSING = {404, 410, 500, 502, 503, 504}
 
@@ -175,10 +177,15 @@ class _Handler(BaseHTTPRequestHandler):
         way = self._port.rules.plain(asked.address) if asked else "refuse"
         if asked is None or way == "refuse":
             self._refuse(asked.address if asked else None)
-        elif way == "cache":
-            self._from_cache(asked.url)
-        else:
+        elif way == "direct" or self._is_signed(asked):
             self._serve_beside()
+        else:
+            self._from_cache(asked.url)
+
+    def _is_signed(self, asked: Asked) -> bool:
+        """Whether it was signed for one guest: no cache takes it, and its log has no secrets."""
+        secret = redacted(asked.url) != asked.url
+        return secret and self._port.rules.beside_the_cache(asked.address)
 
     def _has_body(self) -> bool:
         length = self.headers.get("Content-Length", "0").strip()
@@ -191,10 +198,11 @@ class _Handler(BaseHTTPRequestHandler):
             before = keeper.state(url)
         started = time.monotonic()
         source, answer = self._answered(url, fetched=before is None)
-        if self._port.rules.offline and (answer is None or answer.status in _MISSING):
-            self._port.journal.write("missing", cache=self._port.cache, url=self._shown(url))
-        elif answer is None or answer.status >= _TROUBLE:
-            self._broken(url, answer.status if answer else 503)
+        status = answer.status if answer else 503
+        if self._port.rules.offline and status in _MISSING:
+            self._missing(url)
+        elif status >= _TROUBLE:
+            self._broken(url, status)
         if answer is None:
             self._say(503, source)
             return
@@ -363,7 +371,7 @@ class _Handler(BaseHTTPRequestHandler):
                 modified = reply.answer.getheader("Last-Modified")
                 self._port.keeper.handed(url, body.sha256, body.count, modified)
             if own and self._port.rules.offline and _is_empty_page(url, held):
-                self._port.journal.write("missing", cache=self._port.cache, url=self._shown(url))
+                self._missing(url)
             self._send(held, chunked=chunked)
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")
@@ -398,6 +406,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not block:
             return
         self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if chunked else block)
+
+    def _missing(self, url: str) -> None:
+        if not _ASIDE.match(url):
+            self._port.journal.write("missing", cache=self._port.cache, url=self._shown(url))
 
     def _broken(self, url: str, status: int, cache: str | None = None) -> None:
         name = cache or self._port.cache

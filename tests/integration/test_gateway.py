@@ -273,6 +273,45 @@ def test_a_truncated_answer_is_broken_off_and_not_written_down_as_handed(cache, 
     assert here.wrote("failed")[0].url == DEB
 
 
+def cut(body, at=300_000):
+    return 200, body[:at], {"Content-Length": str(len(body))}
+
+
+def test_what_breaks_inside_is_gone_on_with_and_the_guest_hears_nothing(cache, guest):
+    cache.gives(DEB, cut(BODY), cut(BODY, 100_000), BODY)
+    here = guest()
+    assert here.get(DEB) == (200, BODY)
+    (entry,) = here.journal
+    assert (entry.sha256, entry.bytes) == (SHA256, len(BODY))
+    assert len(cache.asked) == 3
+
+
+@pytest.mark.parametrize("other", [BODY[::-1], BODY + b"more", BODY[:1000]])
+def test_what_is_another_thing_by_then_is_not_gone_on_with(cache, guest, other):
+    cache.gives(DEB, cut(BODY), other)
+    here = guest()
+    with pytest.raises(http.client.IncompleteRead):
+        here.get(DEB)
+    assert here.wrote("handed") == []
+
+
+def test_what_is_wrong_only_at_its_end_comes_right_in_the_end(cache, guest):
+    url = f"http://mirror.example/debian/dists/x/main/by-hash/SHA256/{SHA256}"
+    cache.gives(url, BODY[:-1] + b"?", BODY)
+    here = guest()
+    assert here.get(url) == (200, BODY)
+
+
+def test_what_stands_in_a_url_and_is_secret_is_not_written_down(cache, guest, site):
+    site.gives("/x?sig=s3cr3t", BODY)
+    here = guest(rules=Rules(hosts=frozenset({"127.0.0.1"})))
+    assert here.get(f"http://me:s3cr3t@{site.address}/x?sig=s3cr3t") == (200, BODY)
+    assert here.get("http://me:s3cr3t@mirror.example/x?sig=s3cr3t")[0] == 403
+    assert "s3cr3t" not in str(here.journal)
+    # Nobody else is asked: whoever writes down what it is asked would have it.
+    assert cache.asked == []
+
+
 def test_bytes_that_their_own_address_denies_do_not_arrive_whole(cache, guest):
     url = f"http://mirror.example/debian/dists/x/main/by-hash/SHA256/{'0' * 64}"
     cache.gives(url, BODY)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from builder import network
+from builder.errors import Cause, ProvisionError
 from builder.events import Event
 from builder.network import Entry, Handed, NetworkLock, Refused, Traffic, Tunnel
 
@@ -120,3 +121,63 @@ def test_traffic_of_stages_adds_up_and_unknown_time_stays_unknown():
     assert one + two == Traffic(2, 3, 4, 5, 5.0)
     assert two + two == Traffic(2, 2, 2, 2, None)
     assert Traffic.from_json({"mode": "caches"}) == Traffic()
+
+
+# --- what did not come ----------------------------------------------------------------------------
+
+
+def failed(time=1.0, url=DEB):
+    return Entry("failed", time, cache="apt", url=url, status=503)
+
+
+@pytest.mark.parametrize(
+    ("journal", "broken"),
+    [
+        ([failed()], (DEB,)),
+        ([failed(), failed(2)], (DEB,)),
+        ([failed(), handed(2)], ()),
+        ([handed(1), failed(2)], (DEB,)),
+        ([failed(), handed(2, "other")], (DEB,)),
+        ([failed(0.5)], ()),
+    ],
+)
+def test_what_came_in_the_end_is_not_broken(journal, broken):
+    assert network.broken_since(journal, 1.0) == broken
+
+
+def blamed(*journal, cause=None):
+    error = ProvisionError("failed", stage="base", role="r", task=None)
+    error.cause = cause
+    network.blame(error, journal, stage="base", role="r")
+    return error
+
+
+def test_a_role_that_failed_of_a_broken_download_is_worth_another_try():
+    """pip says "hash mismatch" of half a file, and "no such project" where nobody answered."""
+    error = blamed(failed(), cause=Cause("pip-hash-mismatch", "wrong"))
+    assert (error.cause.rule, error.cause.passes) == ("download-broken", True)
+    assert DEB in error.cause.sentence
+    assert "vaultbuild cache status" in error.hint
+
+
+def test_what_is_known_to_pass_keeps_its_cause():
+    assert blamed(failed(), cause=Cause("apt-lock", "wait", passes=True)).cause.rule == "apt-lock"
+
+
+def test_what_was_refused_is_said_before_what_broke():
+    refused = Entry("refused", 1, address="x.example:443")
+    assert blamed(failed(), refused).cause.rule == "network-refused"
+
+
+def test_a_role_that_got_everything_has_its_own_reason():
+    assert blamed(failed(), handed(2)).cause is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bytes": "3"}, {"url": 1}, {"sha256": None}, {"role": 1}, {"more": 1}]
+)
+def test_a_lock_whose_entries_are_no_entries_is_none(wrong):
+    document = lock(handed()).to_json()
+    document["handed"][0] |= wrong
+    with pytest.raises(ValueError, match="incomplete"):
+        NetworkLock.from_json(document)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
+import sys
 import zipfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from builder import network
 from builder.errors import ProvisionError
 from builder.failures import explained
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from builder.needs import FileNeed, Needs, Target
+from builder.provide import Means, provide
 
 pytestmark = pytest.mark.integration
 
+# More than the gateway passes on at a time.
 SIZE = 600_000
+
+
+# --- a simple index -------------------------------------------------------------------------------
 
 
 def wheel(name: str) -> bytes:
@@ -88,6 +93,9 @@ def index(desk, upstream, require_program, monkeypatch) -> Index:
     monkeypatch.setenv("PIP_INDEX_URL", found.url)
     desk.configure("request-timeout: 30", "request-timeout: 2", "cache/etc/devpi-server.yml")
     return found
+
+
+# --- faults ---------------------------------------------------------------------------------------
 
 
 def fault(what: str, upstream, path: str, after: int, other: bytes | None = None) -> None:
@@ -170,3 +178,68 @@ def test_what_is_gone_stays_wrong_or_is_down_is_told(desk, index, tmp_path):
         assert guest.pip(tmp_path / "beta").status == 1
     assert guest.wheel("alpha") == [("cache", index.digest("alpha"))]
     assert any("beta" in each.url for each in guest.wrote("missing"))
+
+
+# --- houses of wheels -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def have(desk):
+    """Have the wheels of the project's lock file ready; return the supplies of a guest with it."""
+    target = Target("{}.{}".format(*sys.version_info), "2.36")
+    need = FileNeed("base", "greeting", "x", Path("wheels.lock"), "0" * 64, target)
+
+    def run(supplies, *, offline=False):
+        means = Means(desk.folder, supplies.endpoints, {}, desk.reporter.note, offline=offline)
+        done = provide(Needs((need,), (), None), means)
+        return done, dataclasses.replace(supplies, houses=done.houses)
+
+    return run
+
+
+def test_a_house_has_all_wheels_whatever_happens_to_them_once(desk, index, have):
+    index.add("alpha", "beta", "gamma")
+    lock = index.lock(desk.folder / "wheels.lock", "alpha", "beta", "gamma")
+    index.upstream.reset(index.page("alpha"), times=1)
+    index.upstream.truncate(index.file("alpha"), after=400_000, times=1)
+    index.upstream.corrupt(index.file("beta"), times=1)
+    index.upstream.status(index.file("gamma"), 503, times=1)
+    with desk.supplies(names=("pypi", "wheels")) as supplies:
+        done, served = have(supplies)
+        assert done.failed == {}
+        install_from_house(desk, served, lock, "first")
+        (kept,) = desk.var.glob("wheels/files/*/beta-*.whl")
+        kept.write_bytes(b"X" + kept.read_bytes()[1:])
+        (house,) = have(supplies)[0].wheels
+        assert house.spoiled == 1
+        assert kept.name in desk.quarantined
+        install_from_house(desk, served, lock, "second")
+    index.upstream.stop()
+    with desk.supplies(names=("wheels",), offline=True) as supplies:
+        _, served = have(supplies, offline=True)
+        install_from_house(desk, served, lock, "third")
+
+
+def install_from_house(desk, supplies, lock, name) -> None:
+    """Let a guest install the lock file, with no index at all."""
+    with desk.behind(supplies, name) as guest:
+        told = supplies.environment("base", "greeting", guest.seen)
+        ran = guest.pip(lock, **told)
+        assert ran.status == 0, ran.output
+        assert guest.installed == ["alpha.py", "beta.py", "gamma.py"]
+    (house,) = supplies.houses.values()
+    found = [each for each in guest.wrote("handed") if each.url.endswith(".whl")]
+    assert {each.cache for each in found} == {"wheels"}
+    names = sorted(each.url for each in found)
+    assert names == [f"{house}/{each}-1.0-py3-none-any.whl" for each in ("alpha", "beta", "gamma")]
+
+
+def test_wheels_that_cannot_be_had_are_told_and_the_role_uses_the_index(desk, index, have):
+    index.add("alpha")
+    index.lock(desk.folder / "wheels.lock", "alpha")
+    index.upstream.status(index.file("alpha"), 404)
+    with desk.supplies(names=("pypi", "wheels")) as supplies:
+        done, _ = have(supplies)
+    assert done.houses == {}
+    assert list(done.failed) == ["wheels.lock"]
+    assert "wheels.lock: its wheels cannot be had" in desk.said
