@@ -23,7 +23,7 @@ from builder.caches import isos
 from builder.caches.shelf import TTL
 from builder.errors import HostError, VaultbuildError
 from builder.needs import needs_of
-from builder.provide import Means, Provided, names_for, provide
+from builder.provide import Means, Provided, provide
 from builder.supplies import Supplies
 from builder.warm import SERVED, Limits, Warmer, out_of_reach, summary, wants_of
 
@@ -138,7 +138,7 @@ def prefetch(
     done = Warmed(beyond=out_of_reach(order.locks))
     with (
         files.lock(project.var / "run/warm.lock", waiting=_waiting(reporter)),
-        caches.running(pipeline.caches, project.folder, names=names_for(needs)) as endpoints,
+        caches.running(pipeline.caches, project.folder, names=_asked(needs, wants)) as endpoints,
     ):
         if wants:
             done.found = _served(project, wants, endpoints, reporter, logs, spending)
@@ -184,6 +184,11 @@ def _served(
         found = Warmer(seen.urls, supplies.stocks, limits, heard).warm(wants)
     gateway.Tally(project.var / "index/traffic.json").add(network.read_journal(journal))
     return found
+
+
+def _asked(needs: Needs, wants: Collection[Want]) -> set[str]:
+    """Return which caches have to run: those of files are filled without, wheels from an index."""
+    return {want.cache for want in wants} | ({"pypi"} if needs.wheels else set())
 
 
 def _chosen(needs: Needs, names: Collection[str]) -> Needs:
