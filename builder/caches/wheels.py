@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import PurePath
@@ -32,7 +30,7 @@ from builder.digest import digest_bytes
 from builder.fetch.transient import PermanentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from unearth import PackageFinder
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 
 _SCHEMA = 1
 _HOUSE = "house.json"
-_AT_ONCE = 4
 # The Python and the C library of the releases that guests are made of.
 _SUITES = {
     "bookworm": ("3.11", "2.36"),
@@ -196,9 +193,9 @@ def ensure(
         index = None
         if not offline and fetcher is not None and index_url is not None:
             index = _Index(index_url, fetcher, target)
-        keeper = _Keeper(store, target, index, known, progress)
+        keeper = _Keeper(store, target, index, known)
         fits = [one for one in wanted if one.applies(target.environment)]
-        found = keeper.keep_all(fits)
+        found = shelf.side_by_side(keeper.keep, fits, progress)
         house = House(
             sha256=digest,
             folder=place,
@@ -212,7 +209,7 @@ def ensure(
 
 
 class _Keeper:
-    """Collects the wheels of one house, several at once."""
+    """Collects the wheels of one house; many threads may ask it."""
 
     def __init__(
         self,
@@ -220,34 +217,18 @@ class _Keeper:
         target: Target,
         index: _Index | None,
         known: Mapping[str, Wheel],
-        progress: Callable[[int], None] | None,
     ) -> None:
         self._store, self._target, self._index = store, target, index
-        self._known, self._progress = known, progress
+        self._known = known
         self._spoiled: list[str] = []
-        self._given_up = threading.Event()
 
     @property
     def spoiled(self) -> int:
         """How many wheels were there with other bytes."""
         return len(self._spoiled)
 
-    def keep_all(self, wanted: Sequence[Locked]) -> list[Wheel | Missing]:
-        """Have the wheel of each requirement, or say why not; raise the first error."""
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            begun = [pool.submit(self._keep, one) for one in wanted]
-            try:
-                done, _ = wait(begun, return_when=FIRST_EXCEPTION)
-                for one in done:
-                    one.result()
-                return [one.result() for one in begun]
-            except BaseException:
-                # What is under way ends at its next block, and goes on from there another time.
-                self._given_up.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    def _keep(self, wanted: Locked) -> Wheel | Missing:
+    def keep(self, wanted: Locked, told: Callable[[int], None]) -> Wheel | Missing:
+        """Have the wheel of one requirement, or say why not."""
         known = self._known.get(wanted.text)
         if known and known.sha256 in wanted.sha256s and (there := self._there(known)):
             return there
@@ -255,9 +236,11 @@ class _Keeper:
             return _miss(wanted, "it is fetched from an address of its own, not from the index")
         if self._index is None:
             return _miss(wanted, "not in the cache")
-        return self._from_index(wanted, self._index)
+        return self._from_index(wanted, self._index, told)
 
-    def _from_index(self, wanted: Locked, index: _Index) -> Wheel | Missing:
+    def _from_index(
+        self, wanted: Locked, index: _Index, told: Callable[[int], None]
+    ) -> Wheel | Missing:
         try:
             found = index.best(wanted)
         except PermanentError as error:
@@ -265,7 +248,16 @@ class _Keeper:
         if found is None:
             return _miss(wanted, f"the lock lists no wheel that fits {self._target}")
         name, url, sha256 = found
-        return self._fetch(Wheel(wanted.text, name, sha256, 0), url, index.fetcher)
+        wheel, growth = Wheel(wanted.text, name, sha256, 0), shelf.growing(told)
+        kept = self._store.obtain(
+            _file(self._store, wheel),
+            sha256,
+            lambda path: index.fetcher.file(url, path, sha256=sha256, progress=growth),
+        )
+        assert kept is not None  # noqa: S101 - for the type checker: there was a way to fetch
+        if kept.spoiled:
+            self._spoiled.append(wheel.file)
+        return replace(wheel, bytes=kept.bytes, received=kept.received)
 
     def _there(self, wheel: Wheel) -> Wheel | None:
         path = _file(self._store, wheel)
@@ -276,24 +268,6 @@ class _Keeper:
                 self._spoiled.append(wheel.file)
             return None
         return replace(wheel, bytes=kept.bytes, received=0)
-
-    def _fetch(self, wheel: Wheel, url: str, fetcher: Downloads) -> Wheel:
-        told = shelf.growing(self._progressed)
-        kept = self._store.obtain(
-            _file(self._store, wheel),
-            wheel.sha256,
-            lambda path: fetcher.file(url, path, sha256=wheel.sha256, progress=told),
-        )
-        assert kept is not None  # noqa: S101 - for the type checker: there was a way to fetch
-        if kept.spoiled:
-            self._spoiled.append(wheel.file)
-        return replace(wheel, bytes=kept.bytes, received=kept.received)
-
-    def _progressed(self, count: int) -> None:
-        if self._given_up.is_set():
-            raise CancelledError
-        if self._progress:
-            self._progress(count)
 
 
 def _miss(wanted: Locked, reason: str) -> Missing:
