@@ -140,11 +140,21 @@ def prefetch(
         files.lock(project.var / "run/warm.lock", waiting=_waiting(reporter)),
         caches.running(pipeline.caches, project.folder, names=_asked(needs, wants)) as endpoints,
     ):
-        if wants:
-            done.found = _served(project, wants, endpoints, reporter, logs, spending)
-        means = Means(project.folder, endpoints, pipeline.caches, reporter.note, progress=spending)
-        with _within_budget(done, "wheels and models"):
-            done.provided = provide(needs, means)
+        supplies = Supplies(pipeline, project.var, endpoints, reporter)
+        known = (gateway.address_of(want.url) for want in wants if want.cache == "apt")
+        archives = frozenset(address for address in known if address)
+        with supplies.served(None, logs / network.JOURNAL, archives=archives) as seen:
+            if wants:
+                done.found = _served(project, wants, seen, supplies, spending)
+            means = Means(
+                project.folder, supplies.index(seen), pipeline.caches, reporter.note,
+                progress=spending,
+            )  # fmt: skip
+            with _within_budget(done, "wheels and models"):
+                done.provided = provide(needs, means)
+        gateway.Tally(project.var / "index/traffic.json").add(
+            network.read_journal(logs / network.JOURNAL)
+        )
         if needs.image:
             with _within_budget(done, needs.image.url):
                 done.image = _image(needs, project, means)
@@ -162,28 +172,16 @@ def wanted_bytes(order: Order) -> int:
 
 
 def _served(
-    project: Project,
-    wants: list[Want],
-    endpoints: Endpoints,
-    reporter: Reporter,
-    logs: Path,
-    spending: Spending,
+    project: Project, wants: list[Want], seen: Endpoints, supplies: Supplies, spending: Spending
 ) -> list[Found]:
     """Ask the caches that fetch by themselves, through a gateway that knows all the archives."""
-    supplies = Supplies(project.pipeline, project.var, endpoints, reporter)
-    known = (gateway.address_of(want.url) for want in wants if want.cache == "apt")
-    beyond = frozenset(address for address in known if address)
-    journal = logs / network.JOURNAL
 
     def heard(found: Found) -> None:
         # What was there counts as progress too, but not against the budget.
         spending(found.received)
 
-    with supplies.served(None, journal, archives=beyond) as seen:
-        limits = Limits(spending.left, lambda: shutil.disk_usage(project.var).free, RESERVE)
-        found = Warmer(seen.urls, supplies.stocks, limits, heard).warm(wants)
-    gateway.Tally(project.var / "index/traffic.json").add(network.read_journal(journal))
-    return found
+    limits = Limits(spending.left, lambda: shutil.disk_usage(project.var).free, RESERVE)
+    return Warmer(seen.urls, supplies.stocks, limits, heard).warm(wants)
 
 
 def _asked(needs: Needs, wants: Collection[Want]) -> set[str]:

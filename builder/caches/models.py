@@ -51,6 +51,7 @@ class ModelGot:
 
     ``checked``, ``stale`` and ``trouble`` are as of :class:`~builder.caches.isos.IsoGot`; ``moved``
     is the commit at which the revision stood when the hub was last asked, where that is another.
+    ``fetched`` are the files that came now, by digest, with the seconds that each took.
     """
 
     repo: str
@@ -59,6 +60,7 @@ class ModelGot:
     folder: Path
     bytes: int
     received: int = 0
+    fetched: tuple[tuple[str, float], ...] = ()
     spoiled: int = 0
     stale: bool = False
     checked: float | None = None
@@ -213,6 +215,7 @@ def _confirmed(
         folder=place.snapshot,
         bytes=sum(one.bytes for one in found),
         received=sum(one.received for one in found),
+        fetched=tuple((one.sha256, one.seconds) for one in found if one.received),
         spoiled=sum(one.spoiled for one in found),
         stale=stale,
         checked=stamp.checked,

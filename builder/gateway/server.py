@@ -124,6 +124,8 @@ class Port:
     journal: Journal
     outside: Callable[[Address], socket.socket]
     """Opens a connection past the caches."""
+    fresh: dict[str, float]
+    """Files that were fetched for whoever is given them first, and in how many seconds."""
 
 
 class Listener(ThreadingHTTPServer):
@@ -382,10 +384,12 @@ class _Handler(BaseHTTPRequestHandler):
         self, url: str, sha256: str, count: int, origin: str, started: float, cache: str | None
     ) -> None:
         port, kind = self._port, kind_of(url)
-        name = cache or port.cache
+        name, seconds = cache or port.cache, time.monotonic() - started
+        if (took := port.fresh.pop(sha256, None)) is not None:
+            origin, seconds = "upstream", took
         port.journal.write(
             "handed", cache=name, url=url if port.forwards else url.lstrip("/"), sha256=sha256,
-            bytes=count, kind=kind, origin=origin, seconds=round(time.monotonic() - started, 4),
+            bytes=count, kind=kind, origin=origin, seconds=round(seconds, 4),
         )  # fmt: skip
         if kind == "file" and port.keeper and cache is None:
             port.keeper.ledger.learn(name, url, sha256, count)

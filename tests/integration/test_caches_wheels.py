@@ -10,10 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 import zipfile
-from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
@@ -296,46 +293,6 @@ def test_a_full_disk_stops_it(two, index, var, tmp_path):
     with pytest.raises(FullError):
         wheels.ensure(two, HERE, index_url=index.url, fetcher=full, folder=var)
     assert not list(var.glob("wheels/files/*/*.whl"))
-
-
-class Slow:
-    """A fetcher whose downloads a test holds."""
-
-    def __init__(self, downloads, held):
-        self.read, self.head, self._file = downloads.read, downloads.head, downloads.file
-        self._held = held
-
-    def file(self, url, target, **settings):
-        self._held(target.name, settings["progress"])
-        return self._file(url, target, **settings)
-
-
-def test_wheels_are_fetched_side_by_side(two, index, var, downloads):
-    both = threading.Barrier(2)
-    slow = Slow(downloads, lambda *_: both.wait(10))
-    house = wheels.ensure(two, HERE, index_url=index.url, fetcher=slow, folder=var)
-    assert [wheel.requirement for wheel in house.wheels] == ["one==1.0", "two==1.0"]
-
-
-def test_one_that_cannot_be_had_ends_the_downloads_of_the_others(two, index, var, downloads):
-    begun, ended = threading.Event(), threading.Event()
-
-    def held(name, progress):
-        if name.startswith("one"):
-            assert begun.wait(10)
-            raise PermanentError("gone")
-        begun.set()
-        try:
-            for size in range(1000):
-                progress(size)
-                time.sleep(0.01)
-        except CancelledError:
-            ended.set()
-            raise
-
-    with pytest.raises(PermanentError, match="gone"):
-        wheels.ensure(two, HERE, index_url=index.url, fetcher=Slow(downloads, held), folder=var)
-    assert ended.is_set()
 
 
 def test_two_processes_fetch_once(two, index, var):
