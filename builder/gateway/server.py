@@ -160,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = _SECONDS
+    # What is small must not wait for the last thing to arrive: 40 ms for each.
+    disable_nagle_algorithm = True
 
     @property
     def _port(self) -> Port:
