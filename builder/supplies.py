@@ -69,11 +69,12 @@ class Supplies:
         stage: Stage | None,
         journal: Path,
         *,
-        archives: frozenset[gateway.Address] = frozenset(),
+        archives: frozenset[gateway.Address] | None = None,
     ) -> Iterator[Endpoints]:
         """Serve one stage, or the making of the source (None), for the length of the block.
 
-        ``archives`` may be reached beside those of the pipeline.
+        ``archives`` may be reached instead of those of the pipeline, for which the host's apt has
+        to be asked.
         """
         with gateway.opened(self._gateway(stage, archives), journal) as urls:
             yield Endpoints(urls)
@@ -98,12 +99,12 @@ class Supplies:
         )
 
     def _gateway(
-        self, stage: Stage | None, archives: frozenset[gateway.Address]
+        self, stage: Stage | None, archives: frozenset[gateway.Address] | None
     ) -> gateway.Gateway:
         settings = self.pipeline.caches
         rules = gateway.Rules(
             mode="open" if stage and stage.network == "open" else "caches",
-            archives=self.archives | archives,
+            archives=self.archives if archives is None else archives,
             hosts=frozenset(stage.hosts if stage else ()) | self._teams(),
             offline=self.offline,
         )
