@@ -30,7 +30,6 @@ _URL: Final = "http://files.example/big"
 _CONFIGURATION: Final = """\
 Dir "{root}";
 Dir::State::status "{root}/status";
-Dir::Etc::parts "none";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
 """
@@ -96,7 +95,8 @@ def _names(project: Trimmed) -> list[str]:
 def _root(root: Path) -> tuple[str, ...]:
     """Make a root for an apt that has nothing installed; return its sources."""
     shutil.rmtree(root, ignore_errors=True)
-    for name in ("etc/apt", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial"):
+    for name in ("etc/apt", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial",
+                 "etc/apt/apt.conf.d", "etc/apt/preferences.d"):  # fmt: skip
         (root / name).mkdir(parents=True)
     (root / "status").touch()
     (root / "apt.conf").write_text(_CONFIGURATION.format(root=root))
@@ -119,6 +119,7 @@ def _apt(root: Path, proxy: str, *words: str, cwd: Path | None = None) -> float:
         ["apt-get", "-qq", "-o", f"Acquire::http::Proxy={proxy}", *words],
         env={"APT_CONFIG": str(root / "apt.conf")},
         cwd=cwd,
+        log=root / "log",
     )
 
 
