@@ -16,10 +16,12 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import files
 from builder.caches import kept
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from builder.fetch import Got
 
 _log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
 
 TTL = 72 * 3600.0
 """Seconds after which upstream is asked again, where a setting does not say otherwise."""
@@ -41,6 +45,7 @@ STAMP = "checked.json"
 
 _SCHEMA = 1
 _LATELY = 24 * 3600.0
+_AT_ONCE = 4
 
 
 class NotCachedError(VaultbuildError):
@@ -234,6 +239,37 @@ def growing(progress: Callable[[int], None] | None) -> Callable[[int], None] | N
         known = size
 
     return told
+
+
+def side_by_side(
+    work: Callable[[_Item, Callable[[int], None]], _Done],
+    items: Sequence[_Item],
+    progress: Callable[[int], None] | None,
+) -> list[_Done]:
+    """Do ``work`` for each item, several at once; return what came of them in their order.
+
+    ``work`` is also given what its download tells the bytes to that came: in place of ``progress``,
+    for it ends the download when another one failed. The first error is raised when all have ended.
+    """
+    failed = threading.Event()
+
+    def told(count: int) -> None:
+        if failed.is_set():
+            raise CancelledError  # at its next block; it goes on from there another time
+        if progress:
+            progress(count)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        begun = [pool.submit(work, item, told) for item in items]
+        try:
+            done, _ = wait(begun, return_when=FIRST_EXCEPTION)
+            for one in done:
+                one.result()
+            return [one.result() for one in begun]
+        except BaseException:
+            failed.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 # --- what there is, and what may go ---------------------------------------------------------------

@@ -68,7 +68,9 @@ class Gateway:
     """What a gateway leads to: the caches' URLs by name, and what is known of each.
 
     ``own`` are the caches that this project runs itself, whose files lie below ``var``; ``mirrors``
-    and ``alone`` are those of :class:`~builder.gateway.sources.AptSources`.
+    and ``alone`` are those of :class:`~builder.gateway.sources.AptSources`. ``fresh`` names files
+    by digest that were fetched for this run before a guest asked, with the seconds that it took:
+    the first that is given one of them is told as who it was fetched for.
     """
 
     urls: Mapping[str, str]
@@ -80,6 +82,7 @@ class Gateway:
     alone: Callable[[str], Address | None] = _nobody
     told: Callable[[str], None] = _hush
     pauses: Pauses = field(default_factory=Pauses)
+    fresh: dict[str, float] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -135,6 +138,7 @@ def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journa
         rules=gateway.rules,
         journal=journal,
         outside=outside,
+        fresh=gateway.fresh,
     )
 
 

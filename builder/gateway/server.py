@@ -73,6 +73,8 @@ class Port:
     journal: Journal
     outside: Callable[[Address], socket.socket]
     """Opens a connection past the caches."""
+    fresh: dict[str, float]
+    """Files that were fetched for whoever is given them first, and in how many seconds."""
 
 
 class Listener(ThreadingHTTPServer):
@@ -124,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = _SECONDS
+    # What is small must not wait for the last thing to arrive: 40 ms for each.
+    disable_nagle_algorithm = True
 
     @property
     def _port(self) -> Port:
@@ -424,10 +428,12 @@ class _Handler(BaseHTTPRequestHandler):
         return shown if self._port.forwards else shown.lstrip("/")
 
     def _handed(self, url: str, body: Body, origin: str, started: float, cache: str | None) -> None:
+        seconds = time.monotonic() - started
+        if (took := self._port.fresh.pop(body.sha256, None)) is not None:
+            origin, seconds = "upstream", took
         self._port.journal.write(
             "handed", cache=cache or self._port.cache, url=self._shown(url), sha256=body.sha256,
-            bytes=body.count, kind=kind_of(url), origin=origin,
-            seconds=round(time.monotonic() - started, 4),
+            bytes=body.count, kind=kind_of(url), origin=origin, seconds=round(seconds, 4),
         )  # fmt: skip
 
     def _refuse(self, address: Address | None) -> None:

@@ -160,6 +160,15 @@ def test_what_a_cache_gives_arrives_and_is_written_down(cache, guest):
     assert (entry.sha256, entry.bytes, entry.kind) == (SHA256, len(BODY), "file")
 
 
+def test_what_was_fetched_for_this_run_counts_as_upstream_s_once(cache, guest):
+    cache.gives(DEB, BODY)
+    here = guest(fresh={SHA256: 3.5})
+    assert here.get(DEB) == here.get(DEB) == (200, BODY)
+    first, second = here.journal
+    assert (first.origin, first.seconds) == ("upstream", 3.5)
+    assert second.origin == "cache"
+
+
 def test_an_index_is_named_relative_to_its_cache(cache, guest):
     cache.gives("/root/pypi/+simple/numpy/", b"<html>")
     here = guest()
