@@ -24,6 +24,7 @@ from builder.caches.state import Places
 from builder.errors import host_error
 from builder.gateway.journal import Journal
 from builder.gateway.ledger import Ledger
+from builder.gateway.listener import Listener, Port
 from builder.gateway.lists import Lists
 from builder.gateway.outside import connect
 from builder.gateway.rules import (
@@ -33,7 +34,7 @@ from builder.gateway.rules import (
     address_of_setting,
     archives_in,
 )
-from builder.gateway.server import Listener, Port
+from builder.gateway.server import Handler
 from builder.gateway.sources import AptSources, IndexSources, Pauses
 from builder.gateway.stock import AptStock, PypiStock, Stock, Storekeeper
 from builder.gateway.tally import Sum, Tally
@@ -94,7 +95,7 @@ def opened(gateway: Gateway, journal: Path) -> Iterator[dict[str, str]]:
     with contextlib.ExitStack() as stack:
         found: dict[str, str] = {}
         for name, url in gateway.urls.items():
-            listener = Listener(_port(gateway, name, url, ledger, book))
+            listener = Listener(_port(gateway, name, url, ledger, book), Handler)
             stack.callback(listener.stop)
             parts = urlsplit(url)
             found[name] = parts._replace(
