@@ -41,6 +41,7 @@ bench: test-setup ## the benchmarks, as ratios (an hour on an idle machine; see 
 	@$(AS_ROOT) .venv/bin/python -m bench.stages $(ARGS)
 	@$(AS_ROOT) .venv/bin/python -m bench.provisioning $(ARGS)
 	@$(AS_ROOT) .venv/bin/python -m bench.layers $(ARGS)
+	@$(AS_ROOT) .venv/bin/python -m bench.network $(ARGS)
 	@$(AS_ROOT) .venv/bin/python -m bench.peers $(ARGS)
 
 lock: ## write requirements.lock anew; ARGS=--upgrade takes the newest versions

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from builder.engines import Engine
     from builder.inputs import StageInputs
+    from builder.needs import Needs
     from builder.pipeline import Pipeline
     from builder.plan import Plan, Step
     from builder.project import Project
@@ -153,7 +154,7 @@ def _supplies(
         yield None
         return
     from builder.needs import needs_of  # late: what reuses everything needs nothing
-    from builder.provide import Means, names_for, of_stages, provide
+    from builder.provide import names_for, of_stages
 
     reporter.doing("starting the caches")
     pipeline, offline = project.pipeline, options.offline
@@ -161,9 +162,25 @@ def _supplies(
     with caches.running(
         pipeline.caches, project.folder, names=names_for(needs), offline=offline
     ) as endpoints:
-        means = Means(project.folder, endpoints, pipeline.caches, reporter.note, offline=offline)
+        supplies = Supplies(pipeline, project.var, endpoints, reporter, offline)
+        if needs.wheels or needs.models:
+            _provide(project, needs, supplies)
+        yield supplies
+
+
+def _provide(project: Project, needs: Needs, supplies: Supplies) -> None:
+    """Have ready what the roles will ask the caches of files for."""
+    from builder.provide import Means, provide  # late, as above
+
+    journal = log_folder(project, "provide") / network.JOURNAL
+    with supplies.served(None, journal) as seen:
+        means = Means(
+            project.folder, supplies.index(seen), project.pipeline.caches,
+            supplies.reporter.note, offline=supplies.offline,
+        )  # fmt: skip
         done = provide(needs, means)
-        yield Supplies(pipeline, project.var, endpoints, reporter, offline, done.houses)
+    supplies.houses.update(done.houses)
+    supplies.fresh.update(done.fresh(network.read_journal(journal)))
 
 
 @contextlib.contextmanager
@@ -247,8 +264,11 @@ def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplac
         started = time.monotonic()
         source = None if parent else _source(inputs, place, again=step.moved)
         with _below(parent or source, place) as (below, held):
+            attempt = itertools.count()
             image = persevere(
-                lambda: build_stage(step, inputs, below, (lock, held), place),
+                lambda: build_stage(
+                    step, inputs, below, (lock, held), place, again=next(attempt) > 0
+                ),
                 Patience(attempts=place.options.attempts),
                 reporter.warning,
             )

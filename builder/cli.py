@@ -36,7 +36,7 @@ from builder.cli_options import (
 )
 from builder.cli_plan import Asking, asking_option, plan
 from builder.cli_warm import warm
-from builder.errors import Interrupted, VaultbuildError, host_error
+from builder.errors import Interrupted, Told, host_error
 
 if TYPE_CHECKING:
     from builder.project import Project
@@ -60,7 +60,7 @@ class Commands(click.Group):
         """Run the command; show an error as what, where and what to type next."""
         try:
             return super().invoke(ctx)
-        except VaultbuildError as error:
+        except Told as error:
             _end(ctx, error)
         except OSError as error:
             refused = host_error(error)
@@ -74,7 +74,7 @@ class Commands(click.Group):
         return list(self.commands)
 
 
-def _end(ctx: click.Context, error: VaultbuildError) -> NoReturn:
+def _end(ctx: click.Context, error: Told) -> NoReturn:
     """Stop what still runs, show the error, exit."""
     from builder.process import stop_all
 

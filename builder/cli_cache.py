@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.cli_options import Command, Settings, json_option
+from builder.cli_options import Command, Settings, age_of, json_option, size_of
 from builder.errors import ProjectError, VaultbuildError
 
 if TYPE_CHECKING:
@@ -202,27 +202,9 @@ def _current(
         return None
 
 
-def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-    from builder.schema import WrongValueError, parse_size
-
-    try:
-        return None if value is None else parse_size(value)
-    except WrongValueError as error:
-        raise click.BadParameter(f"{error.message}; {error.hint}") from error
-
-
-def _age(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
-    from builder.prune import parse_age
-
-    try:
-        return None if value is None else parse_age(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 def size_option(name: str, about: str) -> Callable[[Any], Any]:
     """Return an option that takes a size, such as 50G."""
-    return click.option(name, callback=_size, metavar="SIZE", help=about)
+    return click.option(name, callback=size_of, metavar="SIZE", help=about)
 
 
 @cache.command(cls=Command)
@@ -236,7 +218,7 @@ def size_option(name: str, about: str) -> Callable[[Any], Any]:
 )
 @size_option("--max-size", "Let go what was not used for longest until the rest fits: 50G, 500M.")
 @click.option(
-    "--older-than", callback=_age, metavar="AGE", help="Keep what was used since: 30d, 12h, 4w."
+    "--older-than", callback=age_of, metavar="AGE", help="Keep what was used since: 30d, 12h, 4w."
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @json_option

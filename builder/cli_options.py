@@ -151,3 +151,33 @@ compression_option = click.option(
     show_default=True,
     help="zlib is for readers older than QEMU 5.1.",
 )
+
+
+def size_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Return the bytes that an option such as ``50G`` stands for."""
+    if value is None:
+        return None
+    from builder.schema import parse_size  # late: brings pydantic
+
+    with _told_as_an_option():
+        return parse_size(value)
+
+
+def age_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Return the seconds that an option such as ``30d`` stands for."""
+    if value is None:
+        return None
+    from builder.schema import parse_age  # late, as above
+
+    with _told_as_an_option():
+        return parse_age(value)
+
+
+@contextlib.contextmanager
+def _told_as_an_option() -> Iterator[None]:
+    from builder.schema import WrongValueError  # late, as above
+
+    try:
+        yield
+    except WrongValueError as error:
+        raise click.BadParameter(f"{error.message}; {error.hint}") from error

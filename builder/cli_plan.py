@@ -11,6 +11,7 @@ import click
 
 from builder.cli_options import (
     Command,
+    age_of,
     engine_option,
     json_option,
     stage_argument,
@@ -60,15 +61,6 @@ class Asking:
         return found
 
 
-def _age(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
-    from builder.prune import parse_age
-
-    try:
-        return None if value is None else parse_age(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 def asking_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command ``--refresh`` and ``--max-age``, as one value ``asking``."""
 
@@ -79,7 +71,7 @@ def asking_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--max-age",
-        callback=_age,
+        callback=age_of,
         metavar="AGE",
         help="With --refresh: an answer as old as this is good enough: 1h, 2d.",
     )

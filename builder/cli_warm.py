@@ -86,8 +86,9 @@ def warm(
 def _order(project: Project, names: tuple[str, ...], lock: str | None, budget: int | None) -> Order:
     from builder.prefetch import Order
 
-    exactly = {"apt", "pypi"} if lock is not None and not names else set(NAMES)
     found = (_read(Path(lock)),) if lock else project.network_locks()
+    named = {one.cache for each in found for one in each.handed}
+    exactly = set(NAMES) if lock is None else named & set(NAMES)
     if lock == _STORE and not found:
         hint = "vaultbuild build makes them; or name a file: --lock dist/NAME/network.json"
         raise CommandError("no image of this pipeline has a network lock", hint=hint)

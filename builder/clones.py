@@ -31,7 +31,8 @@ _IDENTITY = (
 )
 # The prompt comes with the end of the boot; SSH answers before that.
 _LOGIN = b" login: "
-_LOGIN_SECONDS = 180
+# In emulation, on a host that does other things as well, Docker alone was seen to need 260.
+_LOGIN_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from builder import caches, kvm, ports, process
 from builder.engines.qemu import OVMF, find_ovmf
 from builder.errors import CommandError, HostError
+from builder.needs import needs_of
 from builder.packer import Packer
 
 if TYPE_CHECKING:
@@ -219,10 +220,12 @@ def _caches(case: Case) -> Iterator[Finding]:
 
 
 def _needed_caches(case: Case) -> list[str]:
-    """Return the caches that every build uses, and those that the pipeline says something of."""
+    """Return the caches that builds of the pipeline use, and those that it says something of."""
+    needs = needs_of(case.pipeline)
     needed = {"apt", "pypi"}
-    if case.pipeline.source.kind in {"cloud_image", "iso"}:
-        needed.add("isos")
+    needed |= {"isos"} if needs.image else set()
+    needed |= {"wheels"} if needs.wheels else set()
+    needed |= {"models"} if needs.models else set()
     settings = case.pipeline.caches
     needed |= {
         name for name in caches.NAMES

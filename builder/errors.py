@@ -2,14 +2,15 @@
 
 ::
 
-    VaultbuildError          message, cause, hint, log, exit status
-    ├── ProjectError      2  files of the project are wrong: all their problems at once
-    ├── HostError         3  this host lacks something; the hint is the command that cures it
-    ├── CommandError      1  a program ran and failed; its last lines and its log
-    ├── ProvisionError    1  a role failed: stage, role, task, what the guest said
-    ├── CheckError        1  the image was built but is not right; it stays, unpublishable
-    ├── StoreError        1  the store or a release cannot take or give what was asked
-    └── Interrupted     130  somebody said stop
+    Told                         message, cause, hint, log, exit status
+    ├── Interrupted         130  somebody said stop; no Exception, as KeyboardInterrupt is none
+    └── VaultbuildError
+        ├── ProjectError      2  files of the project are wrong: all their problems at once
+        ├── HostError         3  this host lacks something; the hint is the command that cures it
+        ├── CommandError      1  a program ran and failed; its last lines and its log
+        ├── ProvisionError    1  a role failed: stage, role, task, what the guest said
+        ├── CheckError        1  the image was built but is not right; it stays, unpublishable
+        └── StoreError        1  the store or a release cannot take or give what was asked
 
 Raised where the fact is known, with the hint written there. Caught once, in :mod:`builder.cli`.
 There too, what the kernel refuses because of this host (:func:`host_error`) becomes a message; any
@@ -46,8 +47,8 @@ class Cause:
         return f"{self.sentence} [{self.rule}]"
 
 
-class VaultbuildError(Exception):
-    """Something a person can act on. Each line of ``hint`` is a thing to do or to look at."""
+class Told(BaseException):
+    """What ends a command and is told a person. Each line of ``hint`` is a thing to do or see."""
 
     exit_status = 1
 
@@ -64,6 +65,10 @@ class VaultbuildError(Exception):
         self.cause = cause
         self.hint = hint
         self.log = log
+
+
+class VaultbuildError(Told, Exception):
+    """Something a person can act on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +187,7 @@ class StoreError(VaultbuildError):
     """The store or a release cannot take or give what was asked."""
 
 
-class Interrupted(VaultbuildError):  # noqa: N818 - not an error of anybody's making
-    """Somebody pressed Ctrl-C or sent SIGTERM."""
+class Interrupted(Told):
+    """Somebody pressed Ctrl-C or sent SIGTERM: no ``except`` for what failed may catch it."""
 
     exit_status = 130

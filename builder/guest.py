@@ -24,6 +24,7 @@ from builder.errors import (
     CommandError,
     Interrupted,
     ProvisionError,
+    Told,
     VaultbuildError,
     host_error,
 )
@@ -142,7 +143,7 @@ def carry_out(job: Job, endpoint: Endpoint, stop: threading.Event) -> Result:
     try:
         _carry_out(job, endpoint, stop, result)
         result.status = "done"
-    except VaultbuildError as error:
+    except Told as error:
         result.status = "interrupted" if isinstance(error, Interrupted) else "failed"
         result.failure = failure_of(error)
     except OSError as error:
@@ -250,7 +251,7 @@ def _role(result: RoleResult) -> dict[str, Any]:
     return {**asdict(result), "changed": result.changed}
 
 
-def failure_of(error: VaultbuildError) -> dict[str, Any]:
+def failure_of(error: Told) -> dict[str, Any]:
     """Return what :func:`raise_failure` makes an error of again."""
     return {
         "role": getattr(error, "role", None),

@@ -38,6 +38,10 @@ LOCK: Final = "network.json"
 JOURNAL: Final = "network.jsonl"
 """The gateway's file, among a run's logs."""
 SCHEMA: Final = 1
+_OF_THE_NETWORK = {
+    "name-not-resolved", "network-unreachable", "apt-cache-refused", "connection-lost",
+    "pip-connection-lost", "pip-index-refused", "apt-connection-lost",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,15 @@ def read_journal(path: Path) -> tuple[Entry, ...]:
         *whole, _ = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         return ()
-    return tuple(Entry(**json.loads(line)) for line in whole)
+    return tuple(entry for line in whole if (entry := _entry(line)))
+
+
+def _entry(line: str) -> Entry | None:
+    """Return a line's entry; None for one that a full disk cut short, which the gateway told."""
+    try:
+        return Entry(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
 
 
 def lock_of(
@@ -262,7 +274,7 @@ def blame(
         more = f" and {len(others)} more" if others else ""
         error.cause = Cause("not-cached", f"Offline, and no cache has {first}{more}.")
         ways = ["vaultbuild cache warm, while the network is there; or build without --offline"]
-    elif refused and stage:
+    elif refused and stage and not _explained(error):
         asked = f"Role {role} asked for {', '.join(refused)}, which stage {stage} may not reach."
         error.cause = Cause("network-refused", asked)
         ways = _ways(refused, stage)
@@ -278,13 +290,23 @@ def blame(
     error.hint = "\n".join((*ways, *((error.hint,) if error.hint else ())))
 
 
+def _explained(error: VaultbuildError) -> bool:
+    """Whether something else is known to lie behind it; a name without an answer is this."""
+    return error.cause is not None and error.cause.rule not in _OF_THE_NETWORK
+
+
 def _ways(refused: Iterable[str], stage: str) -> list[str]:
-    hosts = dict.fromkeys(address.rpartition(":")[0] for address in refused)
+    hosts = dict.fromkeys(_as_named(address) for address in refused)
     where = f"in stages/{stage}/stage.yml"
     return [
         f'to allow just that, write "hosts: [{", ".join(hosts)}]" {where}',
         f'to allow all, write "network: open" {where}; no offline build can repeat that',
     ]
+
+
+def _as_named(address: str) -> str:
+    """Return an address as ``hosts`` names it: with its port where that is none of the usual."""
+    return address.removesuffix(":443").removesuffix(":80")
 
 
 def missing_since(journal: Sequence[Entry], moment: float) -> tuple[str, ...]:

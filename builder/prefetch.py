@@ -23,7 +23,7 @@ from builder.caches import isos
 from builder.caches.shelf import TTL
 from builder.errors import HostError
 from builder.needs import needs_of
-from builder.provide import BudgetError, Means, Provided, names_for, provide
+from builder.provide import BudgetError, Means, Provided, provide
 from builder.supplies import Supplies
 from builder.warm import SERVED, Found, Limits, Want, Warmer, out_of_reach, summary, wants_of
 
@@ -139,20 +139,25 @@ def prefetch(
     needs = _chosen(needs_of(pipeline, project.packages_below), order.names)
     wants = [want for want in wants_of(order.locks) if want.cache in order.names]
     done = Warmed(beyond=out_of_reach(order.locks))
-    # The servers that are asked, and no other: devpi-server takes seconds to start.
-    unasked = (
-        {"apt", "pypi"} - {want.cache for want in wants} - ({"pypi"} if needs.wheels else set())
-    )
-    names = names_for(needs) - unasked
     with (
         files.lock(project.var / "run/warm.lock", waiting=_waiting(reporter)),
-        caches.running(pipeline.caches, project.folder, names=names) as endpoints,
+        caches.running(pipeline.caches, project.folder, names=_asked(needs, wants)) as endpoints,
     ):
-        if wants:
-            done.found = _served(project, wants, endpoints, reporter, logs, spending)
-        means = Means(project.folder, endpoints, pipeline.caches, reporter.note, progress=spending)
-        with _within_budget(done, "wheels and models"):
-            provide(needs, means, done.provided)
+        supplies = Supplies(pipeline, project.var, endpoints, reporter)
+        known = (gateway.address_of(want.url) for want in wants if want.cache == "apt")
+        archives = frozenset(address for address in known if address)
+        with supplies.served(None, logs / network.JOURNAL, archives=archives) as seen:
+            if wants:
+                done.found = _served(project, wants, seen, supplies, spending)
+            means = Means(
+                project.folder, supplies.index(seen), pipeline.caches, reporter.note,
+                progress=spending,
+            )  # fmt: skip
+            with _within_budget(done, "wheels and models"):
+                provide(needs, means, done.provided)
+        gateway.Tally(project.var / "index/traffic.json").add(
+            network.read_journal(logs / network.JOURNAL)
+        )
         if needs.image:
             with _within_budget(done, needs.image.url):
                 done.image = _image(needs, project, means)
@@ -170,18 +175,9 @@ def wanted_bytes(order: Order) -> int:
 
 
 def _served(
-    project: Project,
-    wants: list[Want],
-    endpoints: Endpoints,
-    reporter: Reporter,
-    logs: Path,
-    spending: Spending,
+    project: Project, wants: list[Want], seen: Endpoints, supplies: Supplies, spending: Spending
 ) -> list[Found]:
     """Ask the caches that fetch by themselves, through a gateway that knows all the archives."""
-    supplies = Supplies(project.pipeline, project.var, endpoints, reporter)
-    known = (gateway.address_of(want.url) for want in wants if want.cache == "apt")
-    beyond = frozenset(address for address in known if address)
-    journal = logs / network.JOURNAL
 
     def heard(found: Found) -> None:
         if found.state == "present":
@@ -190,11 +186,13 @@ def _served(
         with contextlib.suppress(BudgetError):
             spending(found.received)
 
-    with supplies.served(None, journal, archives=beyond) as seen:
-        limits = Limits(spending.left, lambda: shutil.disk_usage(project.var).free, RESERVE)
-        found = Warmer(seen.urls, supplies.stocks, limits, heard).warm(wants)
-    gateway.Tally(project.var / "index/traffic.json").add(network.read_journal(journal))
-    return found
+    limits = Limits(spending.left, lambda: shutil.disk_usage(project.var).free, RESERVE)
+    return Warmer(seen.urls, supplies.stocks, limits, heard).warm(wants)
+
+
+def _asked(needs: Needs, wants: Collection[Want]) -> set[str]:
+    """Return which caches have to run: those of files are filled without, wheels from an index."""
+    return {want.cache for want in wants} | ({"pypi"} if needs.wheels else set())
 
 
 def _chosen(needs: Needs, names: Collection[str]) -> Needs:

@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import Interrupted, VaultbuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
-    from builder.caches import Endpoints
     from builder.caches.models import ModelGot
     from builder.caches.wheels import House
     from builder.needs import FileNeed, Needs
+    from builder.network import Entry
 
 _OWN = {"apt", "pypi"}
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """With what something is fetched: the caches' URLs and settings, and who hears of it.
+    """With what something is fetched: an index, the caches' settings, and who hears of it.
 
     ``progress`` hears how many bytes came since it last did.
     """
 
     project: Path
-    endpoints: Endpoints
+    index: str | None
     settings: Mapping[str, Mapping[str, Any]]
     told: Callable[[str], None]
     offline: bool = False
@@ -52,6 +52,19 @@ class Provided:
     failed: dict[str, str] = field(default_factory=dict)
     """Lock files whose wheels could not be had, and why."""
     models: list[ModelGot] = field(default_factory=list)
+
+    def fresh(self, journal: Iterable[Entry]) -> dict[str, float]:
+        """Return what came from upstream for it, by digest, and how long that took.
+
+        ``journal`` is that of the gateway through which the index was asked; the hub of models is
+        not asked through one.
+        """
+        found = {
+            each.sha256: each.seconds
+            for each in journal
+            if each.what == "handed" and each.kind == "file" and each.origin == "upstream"
+        }
+        return found | {sha256: took for model in self.models for sha256, took in model.fetched}
 
 
 class BudgetError(VaultbuildError):
@@ -100,7 +113,7 @@ def _house(need: FileNeed, means: Means, done: Provided) -> House | None:
         house = wheels.ensure(
             means.project / need.path,
             need.target,
-            index_url=means.endpoints.pypi,
+            index_url=means.index,
             fetcher=None if means.offline else _fetcher(means),
             folder=means.var,
             offline=means.offline,

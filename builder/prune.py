@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 DAY = 24 * 3600.0
 _EVIDENCE_DAYS = 30
 _FAILED_DAYS = 7
-_UNITS = {"h": 3600.0, "d": DAY, "w": 7 * DAY}
 
 Reasons = dict[str, str]
 """By place: why something stays, or why it goes."""
@@ -321,11 +320,3 @@ _REMOVERS: dict[str, Callable[[Entry, Store], str | None]] = {
     "quarantine": _remove_alone,
     "logs": _remove_alone,
 }
-
-
-def parse_age(text: str) -> float:
-    """Return the seconds that ``30d``, ``12h`` or ``4w`` stands for; raise ValueError."""
-    number, unit = text[:-1], text[-1:]
-    if unit not in _UNITS or not number.isdecimal():
-        raise ValueError(f'"{text}" is no age: write it as 30d, 12h or 4w')
-    return int(number) * _UNITS[unit]

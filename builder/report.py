@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from builder.doctor import Finding
-    from builder.errors import VaultbuildError
+    from builder.errors import Told
     from builder.estimate import Countdown, Estimate, Expected, Slow
     from builder.events import Event
     from builder.live import LiveLine
@@ -130,7 +130,7 @@ class ConsoleReporter(Reporter):
             self._live_line.stop()
             self._live_line = None
 
-    def failed(self, error: VaultbuildError) -> None:
+    def failed(self, error: Told) -> None:
         """Print what went wrong, where, and what to type next; also when quiet."""
         self.close()
         lines = [f"error: {error.message}"]

@@ -175,9 +175,10 @@ Location = Annotated[
 Host = Annotated[
     str,
     _form(
-        r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*",
+        r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+        r"(:[0-9]{1,5})?",
         "is no host",
-        "write a name without a scheme, a port or a path: files.example, or *.example",
+        "write a name without a scheme or a path: files.example, files.example:8443, *.example",
     ),
 ]
 HttpUrl = Annotated[

@@ -96,15 +96,24 @@ class Start:
 
 
 def build_stage(
-    step: Step, inputs: StageInputs, parent: Image, held: Sequence[int], place: Workplace
+    step: Step,
+    inputs: StageInputs,
+    parent: Image,
+    held: Sequence[int],
+    place: Workplace,
+    *,
+    again: bool = False,
 ) -> Image:
-    """Build one stage in a staging folder and commit it; ``held`` are the locks it needs."""
+    """Build one stage in a staging folder and commit it; ``held`` are the locks it needs.
+
+    ``again``: this run has tried it before, and what that left is as new as can be.
+    """
     store = place.project.store
     with contextlib.ExitStack() as stack:
-        if step.moved:
+        if step.moved and not again:
             _discard_checkpoints(inputs, store, place.reporter)
         locks = [*held, *_lock_roles(stack, inputs, place)]
-        start = _start(step, inputs, parent, store)
+        start = _start(inputs, parent, store, anew=_anew(step, again=again))
         if start.resumed:
             place.reporter.note(f"going on after {start.resumed.record.role}")
         staged = stack.enter_context(store.staging())
@@ -201,15 +210,22 @@ def _lock_role(stack: contextlib.ExitStack, key: str, store: Store, reporter: Re
     return stack.enter_context(store.locked(key, waiting=waiting))
 
 
-def _start(step: Step, inputs: StageInputs, parent: Image, store: Store) -> Start:
+def _anew(step: Step, *, again: bool) -> bool:
+    """Whether to begin with the first role whatever is there.
+
+    What ``--force`` finds is of earlier runs, at each attempt; after what moved, only this run's
+    checkpoints are left when it tries again.
+    """
+    return step.again and not (again and step.moved)
+
+
+def _start(inputs: StageInputs, parent: Image, store: Store, *, anew: bool) -> Start:
     """Find the longest unbroken run of checkpoints; read all its bytes before they are used."""
     present = [store.checkpoint(key) is not None for _, key in inputs.roles]
     missing = {index: key for index, (_, key) in enumerate(inputs.roles) if not present[index]}
     # After the last role comes the image itself.
     keys = {index: key for index, key in missing.items() if index < len(inputs.roles) - 1}
-    first = (
-        0 if step.again else next((i for i, there in enumerate(present) if not there), len(present))
-    )
+    first = 0 if anew else next((i for i, there in enumerate(present) if not there), len(present))
     if not first:
         return Start(parent, 0, keys)
     return Start(store.verified_checkpoint(inputs.roles[first - 1][1]), first, keys)

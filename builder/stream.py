@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__
-from builder.errors import Interrupted, VaultbuildError
+from builder.errors import Interrupted, Told
 from builder.estimate import plan_document
 from builder.events import SCHEMA
 from builder.reporter import Reporter
@@ -82,6 +82,7 @@ class EventStream(Reporter):
         self._tell(
             "stage_finished", stage=record.stage, status="done", key=step.key,
             seconds=round(seconds, 1), resumed_after=record.resumed_after,
+            traffic=_traffic(record),
         )  # fmt: skip
 
     def stage_failed(self, step: Step, seconds: float) -> None:
@@ -95,7 +96,10 @@ class EventStream(Reporter):
 
     def source_finished(self, record: BuildRecord) -> None:
         """Tell how long it took."""
-        self._tell("source_finished", status="done", key=record.key, seconds=record.seconds)
+        self._tell(
+            "source_finished", status="done", key=record.key, seconds=record.seconds,
+            traffic=_traffic(record),
+        )  # fmt: skip
 
     def event(self, event: Event) -> None:
         """Pass on what provisioning told, as it was told."""
@@ -192,7 +196,7 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
     if error is None:
         return {"status": "done", "exit_status": 0}
     status = "interrupted" if isinstance(error, Interrupted) else "failed"
-    if not isinstance(error, VaultbuildError):
+    if not isinstance(error, Told):
         # Click's own errors know their status; all else is a bug, and Python ends with 1.
         code = getattr(error, "exit_code", 1)
         return {"status": status, "exit_status": code, "message": str(error) or repr(error)}
@@ -200,13 +204,19 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
         "status": status,
         "exit_status": error.exit_status,
         "message": error.message,
+        "cause": error.cause.rule if error.cause else None,
         "hint": error.hint,
         "log": str(error.log) if error.log else None,
         **_place(error),
     }
 
 
-def _place(error: VaultbuildError) -> dict[str, Any]:
+def _traffic(record: BuildRecord) -> dict[str, Any] | None:
+    """Return what came over the network, where the record tells."""
+    return record.network.get("traffic") if isinstance(record.network, dict) else None
+
+
+def _place(error: Told) -> dict[str, Any]:
     """Return where in the provisioning it went wrong, if it did there."""
     names = ("stage", "role", "task")
     return {name: getattr(error, name) for name in names if getattr(error, name, None)}

@@ -17,7 +17,7 @@ from builder.errors import CommandError, HostError
 from builder.sources.bootstrap import host_mirrors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from builder.caches.isos import IsoGot
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 # Where a guest finds the caches; the ports are those their programs are known by.
 GUEST_PORTS = {"apt": 3142, "pypi": 3141, "wheels": 3144, "models": 3145}
-NO_NETWORK = "none"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Supplies:
     """The caches of a run, and what its stages may reach through them.
 
     ``var`` is the project's ``cache/var``; ``houses`` names, by stage and role, the wheelhouse that
-    has all that the role installs.
+    has all that the role installs. ``fresh`` is what was fetched for them, as the gateway has it.
     """
 
     pipeline: Pipeline
@@ -44,7 +43,8 @@ class Supplies:
     endpoints: Endpoints
     reporter: Reporter
     offline: bool = False
-    houses: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    houses: dict[tuple[str, str], str] = field(default_factory=dict)
+    fresh: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def archives(self) -> frozenset[gateway.Address]:
@@ -68,14 +68,22 @@ class Supplies:
         stage: Stage | None,
         journal: Path,
         *,
-        archives: frozenset[gateway.Address] = frozenset(),
+        archives: frozenset[gateway.Address] | None = None,
     ) -> Iterator[Endpoints]:
         """Serve one stage, or the making of the source (None), for the length of the block.
 
-        ``archives`` may be reached beside those of the pipeline.
+        ``archives`` may be reached instead of those of the pipeline, for which the host's apt has
+        to be asked.
         """
         with gateway.opened(self._gateway(stage, archives), journal) as urls:
             yield Endpoints(urls)
+
+    def index(self, seen: Endpoints) -> str | None:
+        """Return where vaultbuild itself gets wheels: through the gateway, so that it is noted.
+
+        A team's index is asked as it stands in the settings, which may have a password.
+        """
+        return seen.pypi if "pypi" in self._own else self.endpoints.pypi
 
     @property
     def stocks(self) -> dict[str, gateway.Stock]:
@@ -90,13 +98,14 @@ class Supplies:
         )
 
     def _gateway(
-        self, stage: Stage | None, archives: frozenset[gateway.Address]
+        self, stage: Stage | None, archives: frozenset[gateway.Address] | None
     ) -> gateway.Gateway:
         settings = self.pipeline.caches
         rules = gateway.Rules(
             mode="open" if stage and stage.network == "open" else "caches",
-            archives=self.archives | archives,
-            hosts=frozenset(stage.hosts if stage else ()) | self._teams(),
+            archives=self.archives if archives is None else archives,
+            hosts=frozenset(stage.hosts if stage else ()),
+            teams=self._teams(),
             offline=self.offline,
         )
         urls = self.endpoints.urls
@@ -107,8 +116,9 @@ class Supplies:
             own=self._own,
             mirrors=settings.get("apt", {}).get("mirrors") or {},
             alone=self._apt_alone,
-            breakers=self._breakers,
+            breakers=None if self.offline else self._breakers,
             told=self.reporter.note,
+            fresh=self.fresh,
         )
 
     @cached_property
@@ -124,13 +134,12 @@ class Supplies:
             return None
         # What upstream's error did to the file that is wanted.
         apt.mend(self.var / "apt/packages", wanted)
-        return gateway.address_of(url)
+        return gateway.address_of_setting(url)
 
-    def _teams(self) -> frozenset[str]:
-        """Return the hosts of the caches that are a team's: their pages link to themselves."""
+    def _teams(self) -> frozenset[gateway.Address]:
+        """Return where the caches are that are a team's: their pages link to themselves."""
         urls = (settings.get("url") for settings in self.pipeline.caches.values())
-        found = (gateway.address_of(url) for url in urls if url)
-        return frozenset(address.host for address in found if address)
+        return frozenset(gateway.address_of_setting(url) for url in urls if url)
 
     def mode(self, stage: Stage | None) -> str:
         """Return what a lock says of what could be reached."""

@@ -156,7 +156,6 @@ class TemplateContext:
             "{{ .SSHHostPort }}",
             dict(sorted(leads.items())),
             relay=here.relay,
-            restrict=self.network != "open",
         )
 
 

@@ -30,7 +30,6 @@ def user_network(
     leads: Mapping[tuple[str, int], str],
     *,
     relay: str,
-    restrict: bool = True,
 ) -> str:
     """Return the value of ``-netdev``: SSH in from ``ssh_port``, what ``leads`` names out.
 
@@ -39,7 +38,7 @@ def user_network(
     ``-tcp:`` form hangs after its first one (QEMU 7.2). QEMU splits the command at blanks itself
     and starts no shell.
     """
-    words = ["user", f"id={name}", f"restrict={'on' if restrict else 'off'}"]
+    words = ["user", f"id={name}", "restrict=on"]
     words.append(f"hostfwd=tcp:127.0.0.1:{ssh_port}-:22")
     for (host, port), to in leads.items():
         words.append(f"guestfwd=tcp:{host}:{port}-cmd:{relay} - TCP:{to}")

@@ -38,6 +38,7 @@ CACHES: tuple[Cache, ...] = (Apt(), Pypi(), Folder("wheels"), Folder("isos"), Fo
 NAMES = tuple(cache.name for cache in CACHES)
 # What every build may ask for; the others are for pipelines that have something in them.
 _ALWAYS = ("apt", "pypi")
+_SLOW = ("pypi",)
 # A second server over the files of the first, which answers whatever upstream does.
 _STALE = {"apt": Apt("apt-offline")}
 _STALE_FOLDER = "apt/offline"
@@ -122,8 +123,9 @@ def running(
     with contextlib.ExitStack() as stack:
         for service in everything:
             stack.enter_context(service.lease())
-        # All are started before the first is waited for: the slowest decides, not the sum.
-        for service in everything:
+        # All are started before the first is waited for: the slowest decides, not the sum. That
+        # is devpi-server, which gets ready while the others are started.
+        for service in sorted(everything, key=lambda each: each.name not in _SLOW):
             service.begin()
         urls |= {name: service.ready() for name, service in services.items()}
         spare = {name: service.ready() for name, service in stale.items()}

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from builder.caches import kept
-    from builder.caches.shelf import Downloads
-    from builder.fetch import Answer, Got
+    from builder.fetch import Answer, Fetcher, Got
 
 _ADDRESS = "is source.cloud_image.url right, and this host on the network?"
 _CHECKSUM = "if the new image is meant, put its checksum into source.cloud_image.sha256"
@@ -59,7 +58,7 @@ def ensure(
     sha256: str,
     *,
     project: Path,
-    fetcher: Downloads | None,
+    fetcher: Fetcher | None,
     cache_url: str | None = None,
     offline: bool = False,
     ttl: float = TTL,
@@ -140,7 +139,7 @@ def _confirmed(
     got: IsoGot,
     url: str,
     file: Path,
-    fetcher: Downloads | None,
+    fetcher: Fetcher | None,
     *,
     ttl: float,
     now: float,
@@ -161,7 +160,7 @@ def _confirmed(
     )
 
 
-def _asked(stamp: Stamp, url: str, fetcher: Downloads, *, size: int, now: float) -> Stamp:
+def _asked(stamp: Stamp, url: str, fetcher: Fetcher, *, size: int, now: float) -> Stamp:
     """Ask whether upstream still gives the file. Whatever it says, the bytes are the right ones."""
     try:
         answer = fetcher.head(url)
@@ -194,7 +193,7 @@ def _fetched(
     sources: Sequence[str],
     path: Path,
     sha256: str,
-    fetcher: Downloads,
+    fetcher: Fetcher,
     progress: Callable[[int], None] | None,
 ) -> Got:
     first, *others = sources

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from builder import files
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from builder.caches import kept
     from builder.caches.hub import Hub
-    from builder.caches.shelf import Downloads
+    from builder.fetch import Fetcher
 
 __all__ = ["Model", "ModelFile", "ModelGot", "ModelsLock", "ensure", "is_lock", "parse_lock"]
 
@@ -50,6 +51,7 @@ class ModelGot:
 
     ``checked``, ``stale`` and ``trouble`` are as of :class:`~builder.caches.isos.IsoGot`; ``moved``
     is the commit at which the revision stood when the hub was last asked, where that is another.
+    ``fetched`` are the files that came now, by digest, with the seconds that each took.
     """
 
     repo: str
@@ -58,6 +60,7 @@ class ModelGot:
     folder: Path
     bytes: int
     received: int = 0
+    fetched: tuple[tuple[str, float], ...] = ()
     spoiled: int = 0
     stale: bool = False
     checked: float | None = None
@@ -70,7 +73,7 @@ def ensure(
     *,
     folder: Path,
     hub: Hub | None,
-    fetcher: Downloads | None,
+    fetcher: Fetcher | None,
     offline: bool = False,
     ttl: float = TTL,
     progress: Callable[[int], None] | None = None,
@@ -88,7 +91,8 @@ def ensure(
     missing: list[str] = []
     for model in lock.models:
         place = _Place(store, model)
-        kept = [place.keep(file, asked, fetcher, progress) for file in model.files]
+        keep = partial(place.keep, hub=asked, fetcher=fetcher)
+        kept = shelf.side_by_side(keep, model.files, progress)
         absent = [each.path for each, one in zip(model.files, kept, strict=True) if one is None]
         missing += [f"{model}: {path}" for path in absent]
         if not absent:
@@ -114,9 +118,10 @@ class _Place:
     def keep(
         self,
         file: ModelFile,
+        told: Callable[[int], None],
+        *,
         hub: Hub | None,
-        fetcher: Downloads | None,
-        progress: Callable[[int], None] | None,
+        fetcher: Fetcher | None,
     ) -> Kept | None:
         """Have one file; None when it would have to be fetched and there is no hub to ask."""
         pointer = self.snapshot / file.path
@@ -131,15 +136,15 @@ class _Place:
                     spoiled = True
             if hub is None or fetcher is None:
                 return None
-            return self._fetched(pointer, file, hub, fetcher, progress, spoiled=spoiled)
+            return self._fetched(pointer, file, hub, fetcher, told, spoiled=spoiled)
 
     def _fetched(
         self,
         pointer: Path,
         file: ModelFile,
         hub: Hub,
-        fetcher: Downloads,
-        progress: Callable[[int], None] | None,
+        fetcher: Fetcher,
+        told: Callable[[int], None],
         *,
         spoiled: bool,
     ) -> Kept:
@@ -160,7 +165,7 @@ class _Place:
             sha256=file.sha256,
             size=file.size,
             headers=hub.headers(),
-            progress=shelf.growing(progress),
+            progress=shelf.growing(told),
         )
         self.store.note(blob, file.sha256)
         shelf.relative_link(pointer, blob)
@@ -210,6 +215,7 @@ def _confirmed(
         folder=place.snapshot,
         bytes=sum(one.bytes for one in found),
         received=sum(one.received for one in found),
+        fetched=tuple((one.sha256, one.seconds) for one in found if one.received),
         spoiled=sum(one.spoiled for one in found),
         stale=stale,
         checked=stamp.checked,

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from packaging.requirements import Requirement
 
-    from builder.caches.shelf import Downloads
-    from builder.fetch import Answer
+    from builder.fetch import Answer, Fetcher
 
 _HASH = re.compile(r"\s--hash[= ](\w+):([0-9a-fA-F]+)")
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -112,7 +111,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 class IndexSession:
     """Lets unearth ask an index through the fetcher. It never gets files: the fetcher does."""
 
-    def __init__(self, fetcher: Downloads) -> None:
+    def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
 
     def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> IndexPage:

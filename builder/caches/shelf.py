@@ -16,10 +16,12 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from builder import files
 from builder.caches import kept
@@ -29,9 +31,11 @@ from builder.errors import VaultbuildError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from builder.fetch import Answer, Got
+    from builder.fetch import Got
 
 _log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
 
 TTL = 72 * 3600.0
 """Seconds after which upstream is asked again, where a setting does not say otherwise."""
@@ -41,36 +45,7 @@ STAMP = "checked.json"
 
 _SCHEMA = 1
 _LATELY = 24 * 3600.0
-
-
-class Downloads(Protocol):
-    """What the caches need of :class:`builder.fetch.Fetcher`."""
-
-    def file(
-        self,
-        url: str,
-        target: Path,
-        *,
-        sha256: str | None = None,
-        size: int | None = None,
-        headers: Mapping[str, str] = {},
-        mirrors: Sequence[str] = (),
-        progress: Callable[[int], None] | None = None,
-    ) -> Got:
-        """Have the bytes of ``url`` in ``target``."""
-
-    def read(
-        self,
-        url: str,
-        *,
-        limit: int = ...,
-        headers: Mapping[str, str] = {},
-        mirrors: Sequence[str] = (),
-    ) -> Answer:
-        """Return a small document."""
-
-    def head(self, url: str, *, headers: Mapping[str, str] = {}) -> Answer:
-        """Return what is said about ``url`` without its bytes."""
+_AT_ONCE = 4
 
 
 class NotCachedError(VaultbuildError):
@@ -264,6 +239,37 @@ def growing(progress: Callable[[int], None] | None) -> Callable[[int], None] | N
         known = size
 
     return told
+
+
+def side_by_side(
+    work: Callable[[_Item, Callable[[int], None]], _Done],
+    items: Sequence[_Item],
+    progress: Callable[[int], None] | None,
+) -> list[_Done]:
+    """Do ``work`` for each item, several at once; return what came of them in their order.
+
+    ``work`` is also given what its download tells the bytes to that came: in place of ``progress``,
+    for it ends the download when another one failed. The first error is raised when all have ended.
+    """
+    failed = threading.Event()
+
+    def told(count: int) -> None:
+        if failed.is_set():
+            raise CancelledError  # at its next block; it goes on from there another time
+        if progress:
+            progress(count)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        begun = [pool.submit(work, item, told) for item in items]
+        try:
+            done, _ = wait(begun, return_when=FIRST_EXCEPTION)
+            for one in done:
+                one.result()
+            return [one.result() for one in begun]
+        except BaseException:
+            failed.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 # --- what there is, and what may go ---------------------------------------------------------------

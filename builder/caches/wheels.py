@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from builder.caches import kept
     from builder.caches.requirements import Locked
-    from builder.caches.shelf import Downloads
+    from builder.fetch import Fetcher
 
 _SCHEMA = 1
 _HOUSE = "house.json"
@@ -173,7 +173,7 @@ def ensure(
     target: Target,
     *,
     index_url: str | None,
-    fetcher: Downloads | None,
+    fetcher: Fetcher | None,
     folder: Path,
     offline: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -193,16 +193,15 @@ def ensure(
         index = None
         if not offline and fetcher is not None and index_url is not None:
             index = _Index(index_url, fetcher, target)
-        keeper = _Keeper(store, target, index, known, progress)
-        for one in wanted:
-            if one.applies(target.environment):
-                keeper.keep(one)
+        keeper = _Keeper(store, target, index, known)
+        fits = [one for one in wanted if one.applies(target.environment)]
+        found = shelf.side_by_side(keeper.keep, fits, progress)
         house = House(
             sha256=digest,
             folder=place,
             target=target,
-            wheels=tuple(keeper.wheels),
-            missing=tuple(keeper.missing),
+            wheels=tuple(one for one in found if isinstance(one, Wheel)),
+            missing=tuple(one for one in found if isinstance(one, Missing)),
             spoiled=keeper.spoiled,
         )
         _furnish(store, house)
@@ -210,7 +209,7 @@ def ensure(
 
 
 class _Keeper:
-    """Collects the wheels of one house."""
+    """Collects the wheels of one house; many threads may ask it."""
 
     def __init__(
         self,
@@ -218,65 +217,61 @@ class _Keeper:
         target: Target,
         index: _Index | None,
         known: Mapping[str, Wheel],
-        progress: Callable[[int], None] | None,
     ) -> None:
-        self.wheels: list[Wheel] = []
-        self.missing: list[Missing] = []
-        self.spoiled = 0
         self._store, self._target, self._index = store, target, index
-        self._known, self._progress = known, progress
+        self._known = known
+        self._spoiled: list[str] = []
 
-    def keep(self, wanted: Locked) -> None:
-        """Have the wheel of one requirement, or note why not."""
-        text = wanted.text
-        known = self._known.get(text)
-        if known and known.sha256 in wanted.sha256s and self._there(known):
-            return
+    @property
+    def spoiled(self) -> int:
+        """How many wheels were there with other bytes."""
+        return len(self._spoiled)
+
+    def keep(self, wanted: Locked, told: Callable[[int], None]) -> Wheel | Missing:
+        """Have the wheel of one requirement, or say why not."""
+        known = self._known.get(wanted.text)
+        if known and known.sha256 in wanted.sha256s and (there := self._there(known)):
+            return there
         if wanted.url:
-            self._miss(wanted, "it is fetched from an address of its own, not from the index")
-        elif self._index is None:
-            self._miss(wanted, "not in the cache")
-        else:
-            self._from_index(wanted, self._index)
+            return _miss(wanted, "it is fetched from an address of its own, not from the index")
+        if self._index is None:
+            return _miss(wanted, "not in the cache")
+        return self._from_index(wanted, self._index, told)
 
-    def _from_index(self, wanted: Locked, index: _Index) -> None:
+    def _from_index(
+        self, wanted: Locked, index: _Index, told: Callable[[int], None]
+    ) -> Wheel | Missing:
         try:
             found = index.best(wanted)
         except PermanentError as error:
-            self._miss(wanted, error.message)  # the index has no such project
-            return
+            return _miss(wanted, error.message)  # the index has no such project
         if found is None:
-            self._miss(wanted, f"the lock lists no wheel that fits {self._target}")
-            return
+            return _miss(wanted, f"the lock lists no wheel that fits {self._target}")
         name, url, sha256 = found
-        self._fetch(Wheel(wanted.text, name, sha256, 0), url)
+        wheel, growth = Wheel(wanted.text, name, sha256, 0), shelf.growing(told)
+        kept = self._store.obtain(
+            _file(self._store, wheel),
+            sha256,
+            lambda path: index.fetcher.file(url, path, sha256=sha256, progress=growth),
+        )
+        assert kept is not None  # noqa: S101 - for the type checker: there was a way to fetch
+        if kept.spoiled:
+            self._spoiled.append(wheel.file)
+        return replace(wheel, bytes=kept.bytes, received=kept.received)
 
-    def _there(self, wheel: Wheel) -> bool:
+    def _there(self, wheel: Wheel) -> Wheel | None:
         path = _file(self._store, wheel)
         spoiled = path.is_file()
         kept = self._store.obtain(path, wheel.sha256, None)
         if kept is None:
-            self.spoiled += spoiled
-            return False
-        self.wheels.append(replace(wheel, bytes=kept.bytes, received=0))
-        return True
+            if spoiled:
+                self._spoiled.append(wheel.file)
+            return None
+        return replace(wheel, bytes=kept.bytes, received=0)
 
-    def _fetch(self, wheel: Wheel, url: str) -> None:
-        assert self._index is not None  # noqa: S101 - for the type checker: it found the URL
-        fetcher, progress = self._index.fetcher, self._progress
-        kept = self._store.obtain(
-            _file(self._store, wheel),
-            wheel.sha256,
-            lambda path: fetcher.file(
-                url, path, sha256=wheel.sha256, progress=shelf.growing(progress)
-            ),
-        )
-        assert kept is not None  # noqa: S101 - for the type checker: there was a way to fetch
-        self.spoiled += kept.spoiled
-        self.wheels.append(replace(wheel, bytes=kept.bytes, received=kept.received))
 
-    def _miss(self, wanted: Locked, reason: str) -> None:
-        self.missing.append(Missing(wanted.text, wanted.line, reason))
+def _miss(wanted: Locked, reason: str) -> Missing:
+    return Missing(wanted.text, wanted.line, reason)
 
 
 # --- the index ------------------------------------------------------------------------------------
@@ -285,7 +280,7 @@ class _Keeper:
 class _Index:
     """A package index, asked through the fetcher: with its retries, breakers and messages."""
 
-    def __init__(self, url: str, fetcher: Downloads, target: Target) -> None:
+    def __init__(self, url: str, fetcher: Fetcher, target: Target) -> None:
         self.fetcher = fetcher
         self._url, self._target = url, target
 

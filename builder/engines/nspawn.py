@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder import disks, process
-from builder.engines import MONITOR, Endpoint, Forward, Machine, Served
+from builder.engines import MONITOR, Endpoint, Forward, Machine, Served, carrier
 from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
 from builder.ports import free as free_port
@@ -103,7 +103,7 @@ def _supervise(machine: Machine, sockets: Path) -> process.Child:
 @contextlib.contextmanager
 def _to_host(path: Path, forward: Forward, machine: Machine) -> Iterator[None]:
     """Carry what arrives at a Unix socket to a cache."""
-    argv = ["socat", f"UNIX-LISTEN:{path},fork,mode=600", f"TCP:{forward.host}:{forward.port}"]
+    argv = carrier(f"UNIX-LISTEN:{path},fork,mode=600", f"TCP:{forward.host}:{forward.port}")
     with process.session(process.start(argv, log=machine.logs / "forward.log")):
         yield
 
@@ -111,6 +111,6 @@ def _to_host(path: Path, forward: Forward, machine: Machine) -> Iterator[None]:
 @contextlib.contextmanager
 def _from_host(port: int, path: Path, machine: Machine) -> Iterator[None]:
     """Carry what arrives at a port of the host's loopback to a Unix socket."""
-    argv = ["socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork", f"UNIX-CONNECT:{path}"]
+    argv = carrier(f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork", f"UNIX-CONNECT:{path}")
     with process.session(process.start(argv, log=machine.logs / "forward.log")):
         yield

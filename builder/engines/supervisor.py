@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import process
-from builder.engines import MONITOR
+from builder.engines import MONITOR, carrier
 from builder.engines.cgroup import own_group
 from builder.errors import CommandError, VaultbuildError
 from builder.monitor import DISK_NODE
@@ -155,10 +155,10 @@ def root_partition(raw: Path) -> tuple[int, int]:
 
 def _carriers(spec: Spec) -> Iterator[list[str]]:
     """The programs that carry the caches in and SSH out, each over a Unix socket."""
-    yield ["socat", f"UNIX-LISTEN:{spec.sockets}/ssh,fork,mode=600", "TCP:127.0.0.1:22"]
+    yield carrier(f"UNIX-LISTEN:{spec.sockets}/ssh,fork,mode=600", "TCP:127.0.0.1:22")
     for name, port in spec.forwards:
         listen = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
-        yield ["socat", listen, f"UNIX-CONNECT:{spec.sockets}/{name}"]
+        yield carrier(listen, f"UNIX-CONNECT:{spec.sockets}/{name}")
 
 
 def _nspawn(spec: Spec, root: Path) -> process.Child:

@@ -15,18 +15,26 @@ A gateway belongs to one stage that is built, and ends with it. Nothing of it is
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.caches.pypi import server_folder
 from builder.caches.state import Places
+from builder.errors import host_error
 from builder.gateway.journal import Journal
 from builder.gateway.ledger import Ledger
+from builder.gateway.listener import Listener, Port
 from builder.gateway.lists import Lists
 from builder.gateway.outside import connect
-from builder.gateway.rules import Address, Rules, address_of, archives_in
-from builder.gateway.server import Listener, Port
+from builder.gateway.rules import (
+    Address,
+    Rules,
+    address_of,
+    address_of_setting,
+    archives_in,
+)
+from builder.gateway.server import Handler
 from builder.gateway.sources import AptSources, IndexSources, Pauses
 from builder.gateway.stock import AptStock, PypiStock, Stock, Storekeeper
 from builder.gateway.tally import Sum, Tally
@@ -37,10 +45,11 @@ if TYPE_CHECKING:
     from socket import socket
 
     from builder.fetch.breaker import Breakers
-    from builder.gateway.server import Sources
+    from builder.gateway.sources import Sources
 
 __all__ = [
     "Address", "Gateway", "Journal", "Pauses", "Rules", "Stock", "Sum", "Tally", "address_of",
+    "address_of_setting",
     "archives_in", "opened", "stocks",
 ]  # fmt: skip
 
@@ -60,7 +69,9 @@ class Gateway:
     """What a gateway leads to: the caches' URLs by name, and what is known of each.
 
     ``own`` are the caches that this project runs itself, whose files lie below ``var``; ``mirrors``
-    and ``alone`` are those of :class:`~builder.gateway.sources.AptSources`.
+    and ``alone`` are those of :class:`~builder.gateway.sources.AptSources`. ``fresh`` names files
+    by digest that were fetched for this run before a guest asked, with the seconds that it took:
+    the first that is given one of them is told as who it was fetched for.
     """
 
     urls: Mapping[str, str]
@@ -72,23 +83,39 @@ class Gateway:
     alone: Callable[[str], Address | None] = _nobody
     told: Callable[[str], None] = _hush
     pauses: Pauses = field(default_factory=Pauses)
+    fresh: dict[str, float] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
 def opened(gateway: Gateway, journal: Path) -> Iterator[dict[str, str]]:
     """Serve for the length of the block; yield the caches' URLs as they are at the gateway."""
+    gateway = replace(gateway, told=_once(gateway.told))
     ledger = Ledger(gateway.var / "index/ledger.jsonl")
     book = Journal(journal)
     with contextlib.ExitStack() as stack:
         found: dict[str, str] = {}
         for name, url in gateway.urls.items():
-            listener = Listener(_port(gateway, name, url, ledger, book))
+            listener = Listener(_port(gateway, name, url, ledger, book), Handler)
             stack.callback(listener.stop)
             parts = urlsplit(url)
             found[name] = parts._replace(
                 scheme="http", netloc=f"127.0.0.1:{listener.number}"
             ).geturl()
         yield found
+    if book.trouble:
+        raise host_error(book.trouble) or book.trouble
+
+
+def _once(told: Callable[[str], None]) -> Callable[[str], None]:
+    """Tell each thing once: a build asks for hundreds of packages."""
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            told(text)
+
+    return tell
 
 
 def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journal) -> Port:
@@ -102,27 +129,31 @@ def _port(gateway: Gateway, name: str, url: str, ledger: Ledger, journal: Journa
         )  # fmt: skip
 
     def outside(address: Address) -> socket:
-        return connect(address, declared=gateway.rules.declared(address.host))
+        return connect(address, declared=gateway.rules.may_lead_back(address))
 
     return Port(
         cache=name,
         forwards=name in _PROXIES,
-        sources=_sources(gateway, name, url),
+        sources=_sources(gateway, name, url, keeper),
         keeper=keeper,
         rules=gateway.rules,
         journal=journal,
         outside=outside,
+        fresh=gateway.fresh,
     )
 
 
-def _sources(gateway: Gateway, name: str, url: str) -> Sources:
+def _sources(gateway: Gateway, name: str, url: str, keeper: Storekeeper | None) -> Sources:
     if name not in _PROXIES:
         return IndexSources(url, own=name in gateway.own, pauses=gateway.pauses)
-    address = address_of(url)
-    assert address is not None, "settings and servers have whole URLs"  # noqa: S101
-    return AptSources(
-        address, gateway.mirrors, gateway.breakers, gateway.alone, gateway.told, gateway.pauses
-    )
+
+    def alone(wanted: str) -> Address | None:
+        if keeper:
+            keeper.restore(wanted)
+        return gateway.alone(wanted)
+
+    where = address_of_setting(url)
+    return AptSources(where, gateway.mirrors, gateway.breakers, alone, gateway.told, gateway.pauses)
 
 
 def stocks(var: Path, own: Collection[str]) -> dict[str, Stock]:

@@ -43,12 +43,12 @@ class Reply:
         self.link.close()
 
 
-def asked(
+def ask(
     link: http.client.HTTPConnection,
     method: str,
     target: str,
     headers: Mapping[str, str],
-    body: bytes | None = None,
+    body: Iterator[bytes] | None = None,
 ) -> Reply:
     """Send a request and return the answer; raise OSError or HTTPException when there is none."""
     try:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from dataclasses import asdict
@@ -18,15 +20,16 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """Appends to a file; many threads may."""
+    """Appends to a file; many threads may. ``trouble`` is why a line could not be written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.trouble: OSError | None = None
         self._lock = threading.Lock()
 
-    def write(self, what: str, **said: Any) -> Entry:
-        """Append one line. The time is now."""
-        entry = Entry(what, round(time.time(), 3), **said)
+    def write(self, what: str, *, at: float | None = None, **said: Any) -> Entry:
+        """Append one line, of now or of a moment ``at``; raise OSError when it cannot be."""
+        entry = Entry(what, round(time.time() if at is None else at, 3), **said)
         empty = Entry(what, entry.time)
         told = {
             name: value
@@ -34,7 +37,21 @@ class Journal:
             if value != getattr(empty, name) or name in {"what", "time"}
         }
         with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(told) + "\n")
+            try:
+                self._append(f"{json.dumps(told)}\n".encode())
+            except OSError as error:
+                # Whoever builds must hear of it: a lock that lacks something is none.
+                self.trouble = error
+                raise
         return entry
+
+    def _append(self, line: bytes) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            before = os.fstat(descriptor).st_size
+            if os.write(descriptor, line) < len(line):
+                os.truncate(descriptor, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        finally:
+            os.close(descriptor)

@@ -6,6 +6,7 @@ then nothing is known until it is handed out again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,7 @@ from builder.files import write_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MOST_LINES = 200_000
+_MOST = 100_000
 
 
 class Known(NamedTuple):
@@ -32,15 +33,14 @@ class Ledger:
         self._path = path
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], Known] = {}
-        lines = 0
-        for line in self._lines():
-            lines += 1
+        lines = self._lines()
+        for line in lines:
             try:
                 cache, url, sha256, count = json.loads(line)
                 self._known[cache, url] = Known(sha256, count)
             except ValueError:
                 continue  # half a line, of a run that was killed
-        if lines > _MOST_LINES:
+        if len(lines) > 2 * _MOST:
             self._rewrite()
 
     def known(self, cache: str, url: str) -> Known | None:
@@ -54,9 +54,11 @@ class Ledger:
             if self._known.get((cache, url)) == found:
                 return
             self._known[cache, url] = found
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([cache, url, sha256, count]) + "\n")
+            # What cannot be remembered is only not known next time.
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps([cache, url, sha256, count]) + "\n")
 
     def _lines(self) -> list[str]:
         try:
@@ -65,5 +67,8 @@ class Ledger:
             return []
 
     def _rewrite(self) -> None:
-        lines = (json.dumps([*place, *known]) + "\n" for place, known in self._known.items())
-        write_text(self._path, "".join(lines), durable=False)
+        """Keep the newest. What another run appends meanwhile is lost, and learned again."""
+        newest = list(self._known.items())[-_MOST:]
+        lines = (json.dumps([*place, *known]) + "\n" for place, known in newest)
+        with contextlib.suppress(OSError):
+            write_text(self._path, "".join(lines), durable=False)

@@ -6,18 +6,22 @@ refused whatever the stage says, unless the stage names it: its services are non
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import os
 import select
 import socket
+import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
+from builder.fetch.urls import proxy_for
 from builder.gateway.rules import Address, is_private_to_a_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
+_HTTP = 80
 _SECONDS = 30
 _SILENCE = 300
 _BLOCK = 1 << 18
@@ -28,11 +32,11 @@ def connect(
     address: Address,
     *,
     declared: bool,
-    proxies: Callable[[], dict[str, str]] = getproxies,
+    environment: Mapping[str, str] = os.environ,
 ) -> socket.socket:
     """Return an open connection; raise OSError that says why there is none."""
-    proxy = proxies().get("https")
-    if proxy and not proxy_bypass(address.host):
+    scheme = "http" if address.port == _HTTP else "https"
+    if proxy := proxy_for(f"{scheme}://{address}", environment):
         return _through(proxy, address)
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     numbers = dict.fromkeys(str(where[0]) for *_, where in found)
@@ -60,8 +64,12 @@ def _first(numbers: list[str], port: int) -> socket.socket:
 def _through(proxy: str, address: Address) -> socket.socket:
     """Open a tunnel through this host's proxy."""
     parts = urlsplit(proxy)
-    link = socket.create_connection((parts.hostname or "", parts.port or 80), timeout=_SECONDS)
+    tls = parts.scheme == "https"
+    place = (parts.hostname or "", parts.port or (443 if tls else _HTTP))
+    link = socket.create_connection(place, timeout=_SECONDS)
     try:
+        if tls:
+            link = ssl.create_default_context().wrap_socket(link, server_hostname=parts.hostname)
         request = f"CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n{_login(proxy)}\r\n"
         link.sendall(request.encode())
         head = _head(link)
@@ -75,11 +83,13 @@ def _through(proxy: str, address: Address) -> socket.socket:
 
 
 def _login(proxy: str) -> str:
-    import base64  # late: few proxies want it
-
     user = unquote(urlsplit(proxy).netloc.rpartition("@")[0])
-    word = base64.b64encode(user.encode()).decode()
-    return f"Proxy-Authorization: Basic {word}\r\n" if user else ""
+    return f"Proxy-Authorization: {basic(user)}\r\n" if user else ""
+
+
+def basic(user: str) -> str:
+    """Return what ``user:password`` is in a header (RFC 7617)."""
+    return f"Basic {base64.b64encode(user.encode()).decode()}"
 
 
 def _head(link: socket.socket) -> bytes:

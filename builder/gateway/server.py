@@ -11,28 +11,24 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
-import threading
 import time
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Protocol, cast
-from urllib.parse import urlsplit
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING, cast
 
 from builder.fetch.urls import redacted
-from builder.gateway.answers import Body, BrokenError, Reply, asked
+from builder.gateway.answers import Body, BrokenError, Reply, ask
 from builder.gateway.outside import relay
-from builder.gateway.rules import Address, address_of, authority
+from builder.gateway.rules import Address, Asked, address_of, asked_for, authority
+from builder.gateway.sources import Source
 from builder.gateway.stock import digest_in, kind_of
-from builder.ports import LOOPBACK
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
 
-    from builder.gateway.journal import Journal
-    from builder.gateway.rules import Rules
-    from builder.gateway.stock import Storekeeper
+    from builder.gateway.listener import Listener, Port
 
+
+_BLOCK = 1 << 18
 _SECONDS = 300
 # Hop by hop (RFC 9110, 7.6.1), and what would bring a part of a thing, or no thing, or one that is
 # packed: then nobody knew the digest of the whole.
@@ -53,81 +49,13 @@ _ASIDE = re.compile(r"/api/(?!models/)")
 _MISSING = {404, 410, 500, 502, 503, 504}
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One place that may answer a request: where it is, and what is asked there.
-
-    ``upstream`` is the endpoint that the answer depends on beside the cache, for the breaker.
-    """
-
-    address: Address
-    target: str
-    host: str | None = None
-    upstream: str | None = None
-    stale: bool = False
-    tls: bool = False
-
-
-class Sources(Protocol):
-    """Who knows the places that may answer."""
-
-    def of(self, url: str) -> Iterator[Source]:
-        """Yield them, the best first; each only when those before it failed."""
-
-    def worked(self, source: Source) -> None:
-        """A source answered."""
-
-    def failed(self, source: Source, why: str) -> None:
-        """A source did not answer, or only that it cannot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """What the gateway does at one of its ports."""
-
-    cache: str
-    forwards: bool
-    """Whether it is a proxy, which is asked for whole URLs."""
-    sources: Sources
-    keeper: Storekeeper | None
-    rules: Rules
-    journal: Journal
-    outside: Callable[[Address], socket.socket]
-    """Opens a connection past the caches."""
-
-
-class Listener(ThreadingHTTPServer):
-    """A port of the host's loopback."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, port: Port) -> None:
-        super().__init__((LOOPBACK, 0), _Handler)
-        self.port = port
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    @property
-    def number(self) -> int:
-        """The port's number."""
-        return int(self.server_address[1])
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A guest that goes away is no event: programs end, machines are stopped."""
-
-    def stop(self) -> None:
-        """Answer nobody any more."""
-        self.shutdown()
-        self.server_close()
-        self._thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     """One connection of a guest."""
 
     protocol_version = "HTTP/1.1"
     timeout = _SECONDS
+    # What is small must not wait for the last thing to arrive: 40 ms for each.
+    disable_nagle_algorithm = True
 
     @property
     def _port(self) -> Port:
@@ -153,6 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_CONNECT(self) -> None:
         """Open a tunnel, where the stage allows one."""
         address = authority(self.path)
+        if self._has_body() or not self._port.forwards:
+            self._say(400, "no tunnel begins so")
+            return
         if address is None or not self._port.rules.beside_the_cache(address):
             self._refuse(address)
             return
@@ -164,20 +95,33 @@ class _Handler(BaseHTTPRequestHandler):
     # --- through a cache ---
 
     def _serve(self) -> None:
-        port = self._port
-        if not port.forwards:
+        if self._has_body():
+            self._say(400, "a request to a cache has no body")
+        elif self._port.forwards:
+            self._forward()
+        elif re.match(r"/(?!/)", self.path):
             self._from_cache(self.path)
-            return
-        url = self.path if "://" in self.path else f"http:/{self.path}"
-        address = address_of(url)
-        if address is None or port.rules.plain(address) == "refuse":
-            self._refuse(address)
-            return
-        if redacted(url) != url and port.rules.beside_the_cache(address):
-            # No cache takes what was signed for one guest, and its log has no secrets then.
+        else:
+            self._say(400, "this is no proxy")
+
+    def _forward(self) -> None:
+        asked = asked_for(self.path)
+        way = self._port.rules.plain(asked.address) if asked else "refuse"
+        if asked is None or way == "refuse":
+            self._refuse(asked.address if asked else None)
+        elif way == "direct" or self._is_signed(asked):
             self._serve_beside()
-            return
-        self._from_cache(url)
+        else:
+            self._from_cache(asked.url)
+
+    def _is_signed(self, asked: Asked) -> bool:
+        """Whether it was signed for one guest: no cache takes it, and its log has no secrets."""
+        secret = redacted(asked.url) != asked.url
+        return secret and self._port.rules.beside_the_cache(asked.address)
+
+    def _has_body(self) -> bool:
+        length = self.headers.get("Content-Length", "0").strip()
+        return length != "0" or "Transfer-Encoding" in self.headers
 
     def _from_cache(self, url: str) -> None:
         before = None
@@ -225,8 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 answer = self._ask(source)
             except (OSError, http.client.HTTPException) as error:
+                # The cache itself does not answer, which says nothing of its upstream.
                 answer, why = None, f"{type(error).__name__}: {error}"
-                self._port.sources.failed(source, why)
                 continue
             if answer.status < _TROUBLE:
                 if fetched:
@@ -243,8 +187,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers = self._headers_on()
         if source.host:
             headers["Host"] = source.host
+        if source.login:
+            headers["Authorization"] = source.login
         headers["Connection"] = "close"
-        return asked(link, self.command, source.target, headers)
+        return ask(link, self.command, source.target, headers)
 
     def _headers_on(self) -> dict[str, str]:
         kept = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_HANDED_ON}
@@ -266,28 +212,45 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve_beside(self) -> None:
         """Fetch what no cache takes from a host that the stage allows."""
-        address = address_of(self.path) if self._port.forwards else None
-        if address is None or not self._port.rules.beside_the_cache(address):
-            self._refuse(address)
+        asked = asked_for(self.path) if self._port.forwards else None
+        if asked is None or not self._port.rules.beside_the_cache(asked.address):
+            self._refuse(asked.address if asked else None)
             return
-        parts = urlsplit(self.path)
-        target = parts._replace(scheme="", netloc="").geturl() or "/"
-        length = int(self.headers.get("Content-Length") or 0)
+        length = self.headers.get("Content-Length", "0").strip()
+        if not length.isdecimal() or "Transfer-Encoding" in self.headers:
+            self._say(400, "a body has a length here")
+            return
         started = time.monotonic()
-        link = http.client.HTTPConnection(address.host, address.port, timeout=_SECONDS)
         try:
-            link.sock = self._port.outside(address)
-            body = self.rfile.read(length) if length else None
-            host = parts.netloc.rpartition("@")[2]
-            headers = {**self._headers_on(), "Host": host, "Connection": "close"}
-            answer = asked(link, self.command, target, headers, body)
+            answer = self._ask_beside(asked, int(length))
         except (OSError, http.client.HTTPException) as error:
-            self._port.journal.write("failed", address=str(address), status=502)
-            self._say(502, f"{address} does not answer: {error}")
+            self._port.journal.write("failed", address=str(asked.address), status=502)
+            self._say(502, f"{asked.address} does not answer: {error}")
             return
+        # What was in the body is read or not: what follows is nobody's to understand.
+        self.close_connection = self.close_connection or length != "0"
         # No names of a query either: what was signed for somebody is another address each time.
-        where = redacted(self.path.partition("?")[0])
+        where = redacted(asked.url.partition("?")[0])
         self._hand_back(answer, where, lambda: "upstream", started, cache="direct")
+
+    def _ask_beside(self, asked: Asked, length: int) -> Reply:
+        address = asked.address
+        link = http.client.HTTPConnection(address.host, address.port, timeout=_SECONDS)
+        link.sock = self._port.outside(address)
+        host = str(address).removesuffix(":80")
+        headers = {**self._headers_on(), "Host": host, "Connection": "close"}
+        if length:
+            headers["Content-Length"] = str(length)
+        return ask(link, self.command, asked.path, headers, self._body(length))
+
+    def _body(self, length: int) -> Iterator[bytes] | None:
+        """Return what the guest sends, as it comes: it may be larger than memory."""
+        return self._blocks(length) if length else None
+
+    def _blocks(self, length: int) -> Iterator[bytes]:
+        while length and (block := self.rfile.read(min(length, _BLOCK))):
+            length -= len(block)
+            yield block
 
     def _tunnel(self, address: Address) -> None:
         try:
@@ -296,12 +259,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._port.journal.write("failed", address=str(address), status=502)
             self._say(502, f"{address} does not answer: {error}")
             return
+        opened, where = time.time(), str(address)
         with far:
+            # Written down before a byte passes: a checkpoint may be made while it is open.
+            self._port.journal.write("tunnel", at=opened, address=where)
             self.send_response_only(200, "Connection established")
             self.end_headers()
             self.wfile.flush()
             sent, received = relay(self.connection, far)
-        self._port.journal.write("tunnel", address=str(address), sent=sent, bytes=received)
+        self._port.journal.write("tunnel", at=opened, address=where, sent=sent, bytes=received)
         self.close_connection = True
 
     # --- back to the guest ---
@@ -390,10 +356,12 @@ class _Handler(BaseHTTPRequestHandler):
         return shown if self._port.forwards else shown.lstrip("/")
 
     def _handed(self, url: str, body: Body, origin: str, started: float, cache: str | None) -> None:
+        seconds = time.monotonic() - started
+        if (took := self._port.fresh.pop(body.sha256, None)) is not None:
+            origin, seconds = "upstream", took
         self._port.journal.write(
             "handed", cache=cache or self._port.cache, url=self._shown(url), sha256=body.sha256,
-            bytes=body.count, kind=kind_of(url), origin=origin,
-            seconds=round(time.monotonic() - started, 4),
+            bytes=body.count, kind=kind_of(url), origin=origin, seconds=round(seconds, 4),
         )  # fmt: skip
 
     def _refuse(self, address: Address | None) -> None:

@@ -11,17 +11,47 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote, urlsplit
 
 from builder.fetch.transient import NotNowError, TransientError
-from builder.gateway.rules import Address, address_of
-from builder.gateway.server import Source
+from builder.gateway.outside import basic
+from builder.gateway.rules import Address, address_of, address_of_setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from builder.fetch.breaker import Breakers
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place that may answer a request: where it is, and what is asked there.
+
+    ``upstream`` is the endpoint that the answer depends on beside the cache, for the breaker.
+    """
+
+    address: Address
+    target: str
+    host: str | None = None
+    upstream: str | None = None
+    stale: bool = False
+    tls: bool = False
+    login: str | None = None
+    """The value of ``Authorization`` for a team's cache; no guest knows it."""
+
+
+class Sources(Protocol):
+    """Who knows the places that may answer."""
+
+    def of(self, url: str) -> Iterator[Source]:
+        """Yield them, the best first; each only when those before it failed."""
+
+    def worked(self, source: Source) -> None:
+        """A source answered."""
+
+    def failed(self, source: Source, why: str) -> None:
+        """A source did not answer, or only that it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +82,13 @@ class IndexSources:
 
     def of(self, url: str) -> Iterator[Source]:
         """Yield the cache, as often as it is worth asking."""
-        address = address_of(self.url)
-        assert address is not None, "settings and servers have whole URLs"  # noqa: S101
+        address = address_of_setting(self.url)
         # A server of our own makes links from the name that the guest knows it by.
-        host = None if self.own else urlsplit(self.url).netloc.rpartition("@")[2]
+        user, _, host = ("", "", None) if self.own else urlsplit(self.url).netloc.rpartition("@")
+        login = basic(unquote(user)) if user else None
         tls = self.url.startswith("https:")
         for _ in self.pauses.take():
-            yield Source(address, url, host=host, tls=tls)
+            yield Source(address, url, host=host, tls=tls, login=login)
 
     def worked(self, source: Source) -> None:
         """Nothing depends on it."""
@@ -83,11 +113,17 @@ class AptSources:
     pauses: Pauses = field(default_factory=Pauses)
 
     def of(self, url: str) -> Iterator[Source]:
-        """Yield the cache for each mirror, then the cache by itself."""
+        """Yield the cache for each mirror, then the cache by itself.
+
+        Where there is no such cache, and no upstream is worth asking, the cache is asked all the
+        same: it may have the thing.
+        """
+        asked = False
         for number, each in enumerate(alternatives(url, self.mirrors)):
             upstream = _endpoint(each)
             if self._refuses(upstream):
                 continue
+            asked = True
             if number:
                 self.told(f"{_endpoint(url)} does not answer: going on with {upstream}")
             for _ in self.pauses.take():
@@ -97,6 +133,8 @@ class AptSources:
         if alone := self.alone(url):
             self.told(f"{_endpoint(url)} does not answer: going on with what the cache has")
             yield Source(alone, url, stale=True)
+        elif not asked:
+            yield Source(self.address, url)
 
     def worked(self, source: Source) -> None:
         """Remember that its upstream is there."""

@@ -197,7 +197,16 @@ class Storekeeper:
         elif self.asks and self._doubted.get(url) != found:
             self._doubted[url] = found
             for each in _with_companions(place):
-                each.unlink(missing_ok=True)
+                each.replace(_doubted(each))
+
+    def restore(self, url: str) -> None:
+        """Put back a release that was to be fetched as a whole, where upstream does not answer."""
+        place = self.stock.place(url)
+        if place is None or place.exists():
+            return
+        for each in (place, place.with_name(place.name + _HEAD)):
+            with contextlib.suppress(FileNotFoundError):
+                _doubted(each).replace(each)
 
     def _take_away(self, place: Path, wanted: str, found: str) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
@@ -209,6 +218,10 @@ class Storekeeper:
             f"{place.name} in the {self.cache} cache is damaged (SHA-256 {short(found)}, not"
             f" {short(wanted)}): moved to {folder}, fetched again"
         )
+
+
+def _doubted(place: Path) -> Path:
+    return place.with_name(f".{place.name}.doubted")
 
 
 def _with_companions(place: Path) -> Iterator[Path]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder import disks
-from builder.caches import isos
-from builder.caches.shelf import TTL
 from builder.errors import VaultbuildError
 from builder.sources import bootstrap, cloud_image
 
@@ -59,7 +57,9 @@ def make_source(
 
 
 def _image(pipeline: Pipeline, fetcher: Fetcher | None, *, offline: bool) -> IsoGot:
-    # Late: only a cloud image has to be fetched.
+    # Late: only a cloud image has to be fetched, and every plan imports this package.
+    from builder.caches import isos
+    from builder.caches.shelf import TTL
     from builder.fetch import Fetcher
     from builder.fetch.breaker import Breakers
 

@@ -66,21 +66,21 @@ def test_the_root_s_packages_are_written_down_too(built):
 
 @pytest.fixture
 def bare(built, tmp_path):
-    """The built project without its images, with its own caches and what they hold."""
+    """The built project without its images and without anything in its caches."""
     project = tmp_path / "bare"
     shutil.copytree(
         built.project,
         project,
         ignore=lambda folder, _: ["var"] if folder.endswith("/cache") else [],
     )
-    for name in ("apt", "pypi"):
-        shutil.copytree(built.var / name, project / "cache/var" / name, symlinks=True)
     yield type(built)(project, built.temporary)
     shutil.rmtree(project)
 
 
-def test_without_any_network_the_caches_are_enough(built, bare, tmp_path, require_program):
-    routes = tmp_path / "routes"
+def test_after_one_warm_no_network_is_needed(built, bare, tmp_path, require_program):
+    lock, routes = tmp_path / "lock.json", tmp_path / "routes"
+    lock.write_text(built("show", "final", "--engine", "nspawn", "--network").stdout)
+    assert "fetched" in bare("cache", "warm", "--lock", lock).stdout
     argv = [
         require_program("unshare"), "--net", "sh", "-c", ALONE, "sh", routes,
         sys.executable, "-m", "builder", "stage", "final", "--engine", "nspawn", "--offline",
@@ -105,6 +105,46 @@ def test_without_any_network_the_caches_are_enough(built, bare, tmp_path, requir
 
 
 def test_offline_what_is_not_cached_is_told(bare):
-    shutil.rmtree(bare.var / "apt")
     ran = bare("stage", "final", "--engine", "nspawn", "--offline", status=1)
     assert "vaultbuild cache warm" in ran.stderr
+
+
+def test_what_moved_upstream_is_built_again_and_then_nothing_moved(copy):
+    """The images are made to look older than they are: an old index, an old package."""
+    keys = copy.keys()
+    (source,) = [
+        path.parent
+        for path in (copy.var / "images").glob("*/record.json")
+        if json.loads(path.read_text())["stage"] == "source"
+    ]
+    age_index(source / network.LOCK)
+    base = copy.var / "images" / keys["base"] / "record.json"
+    record = json.loads(base.read_text())
+    record["packages"]["dpkg"]["openssl"] = "0.9.8-1"
+    rewrite(base, record)
+    ran = copy("plan", "final", "--engine", "nspawn", "--refresh", "--json", "--detailed-exitcode",
+               status=4)  # fmt: skip
+    moved = ran.json["refresh"]["moved"]
+    assert {(one["what"], one["before"]) for one in moved} == {("openssl", "0.9.8-1")}
+    assert [step["action"] for step in ran.json["steps"]] == ["build", "build"]
+    copy("stage", "final", "--engine", "nspawn", "--refresh")
+    assert copy.keys() == keys
+    assert json.loads(base.read_text())["packages"]["dpkg"]["openssl"] != "0.9.8-1"
+    ran = copy("plan", "final", "--engine", "nspawn", "--refresh", "--json", "--detailed-exitcode")
+    assert ran.json["refresh"]["moved"] == []
+    assert [step["action"] for step in ran.json["steps"]] == ["reuse", "reuse"]
+
+
+def age_index(path):
+    """Say that an index that was handed out held other bytes."""
+    lock = json.loads(path.read_text())
+    for one in lock["handed"]:
+        if one["kind"] == "index" or "/by-hash/" in one["url"]:
+            one["sha256"] = "0" * 64
+    rewrite(path, lock)
+
+
+def rewrite(path, document):
+    """Replace a file, which other projects share by a hard link."""
+    path.unlink()
+    path.write_text(json.dumps(document))

@@ -17,10 +17,10 @@ LAYERS = """
     resolve ssh kvm prune
     pipeline provision
     checkpoints
-    inputs sources guest doctor gateway
-    verify
+    inputs sources guest needs gateway
+    verify doctor
     plan clones
-    estimate needs
+    estimate
     live reporter provide
     supplies
     report

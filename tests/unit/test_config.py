@@ -5,7 +5,7 @@ import pytest
 
 from builder.config import read_project
 from builder.memo import Tree
-from builder.schema import WrongValueError, parse_size
+from builder.schema import WrongValueError, parse_age, parse_size
 
 PIPELINE = """\
 schema: 1
@@ -225,3 +225,20 @@ def test_a_size(text, size):
 def test_no_size(text):
     with pytest.raises(WrongValueError, match="is no size"):
         parse_size(text)
+
+
+DAY = 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30d", 30 * DAY), ("12h", DAY // 2), ("4w", 28 * DAY), ("0d", 0), ("5m", 300)],
+)
+def test_an_age(text, seconds):
+    assert parse_age(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "d", "30", "3s", "-1d", "1.5d", 30])
+def test_what_is_no_age(text):
+    with pytest.raises(ValueError, match="is no age"):
+        parse_age(text)

@@ -26,10 +26,15 @@ def pipeline(tmp_path):
     (tmp_path / "project/cache/etc").mkdir(parents=True)
     return SimpleNamespace(
         project=tmp_path / "project",
-        source=SimpleNamespace(kind="bootstrap"),
+        source=SimpleNamespace(kind="bootstrap", settings={}),
+        stages=(),
         resources=SimpleNamespace(memory_mib=4096, disk_bytes=1 << 20),
         caches=OWN,
     )
+
+
+def cloud_image():
+    return SimpleNamespace(kind="cloud_image", settings={"url": "a.qcow2", "sha256": "0" * 64})
 
 
 @pytest.fixture
@@ -138,7 +143,7 @@ def test_bootstrapping_needs_root(pipeline, host, install):
 
 def test_a_cloud_image_in_a_vm_needs_no_root(pipeline, host, install):
     """Whether or not there is KVM: in emulation it is slow, and no failure."""
-    pipeline.source.kind = "cloud_image"
+    pipeline.source = cloud_image()
     findings = found(pipeline, host, engine="qemu")
     assert findings["user"].level == "warn"
     assert findings["nspawn"].level == "warn", "and no container"
@@ -171,7 +176,7 @@ def test_every_program_that_is_looked_for_has_a_package(pipeline, host, install)
 
 def test_programs_that_make_disks_are_for_bootstrapping(pipeline, host, install):
     assert "disks" in found(pipeline, host)
-    pipeline.source.kind = "cloud_image"
+    pipeline.source = cloud_image()
     assert "disks" not in found(pipeline, host)
 
 
@@ -216,7 +221,7 @@ def test_only_the_caches_that_the_pipeline_needs_are_judged(pipeline, host, inst
         return {id_ for id_ in found(pipeline, host) if id_.startswith("cache-")}
 
     assert judged() == {"cache-apt", "cache-pypi"}
-    pipeline.source.kind = "cloud_image"
+    pipeline.source = cloud_image()
     assert judged() == {"cache-apt", "cache-pypi", "cache-isos"}
     pipeline.caches = {**OWN, "models": {"url": "http://127.0.0.1:9"}}
     assert judged() == {"cache-apt", "cache-pypi", "cache-isos", "cache-models"}

@@ -4,9 +4,8 @@ import pytest
 
 from builder.fetch.breaker import Breakers
 from builder.gateway.ledger import Ledger
-from builder.gateway.rules import Address, Rules, address_of, archives_in, authority
-from builder.gateway.server import Source
-from builder.gateway.sources import AptSources, IndexSources, Pauses, alternatives
+from builder.gateway.rules import Address, Rules, address_of, archives_in, asked_for, authority
+from builder.gateway.sources import AptSources, IndexSources, Pauses, Source, alternatives
 from builder.gateway.stock import AptStock, PypiStock, Storekeeper, digest_in, kind_of
 from builder.gateway.tally import Sum, Tally, sums, traffic
 from builder.network import Entry, Traffic
@@ -26,6 +25,7 @@ FILES = Address("files.example", 443)
         ("https://mirror.example/x", "mirror.example:443"),
         ("http://HTTPS///repo.example/x.deb", "repo.example:443"),
         ("http://https///repo.example:8443/x.deb", "repo.example:8443"),
+        ("http://MIRROR.example./x", "mirror.example:80"),
         ("http://[::1]:80/x", "[::1]:80"),
     ],
 )
@@ -33,15 +33,35 @@ def test_where_a_url_leads(url, address):
     assert str(address_of(url)) == address
 
 
-@pytest.mark.parametrize("url", ["", "/x", "ftp://a/x", "http://a:x/", "http:///x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "/x", "ftp://a/x", "http://a:x/", "http:///x", "http://a:0/", "http://a:70000/",
+        # What another program could understand in another way.
+        "http://127.0.0.1%2F@mirror.example/x", "http://user:word@mirror.example/x",
+        "http://127.0.0.1\\@mirror.example/x", "http://mirror.example#@127.0.0.1/",
+        "http://mirror.example?@127.0.0.1/", "http://httpsmirror.example\n/", "http://[::1%25lo]/",
+        "http://mirror.example/\u00e9", "http://mirror.example/a b", "http://HTTPS//mirror.example/x",
+    ],
+)  # fmt: skip
 def test_a_url_that_leads_nowhere(url):
-    assert address_of(url) is None
+    found = asked_for(url)
+    assert found is None or found.address.host not in {"127.0.0.1", "mirror.example"}
+
+
+def test_what_is_handed_on_is_made_anew():
+    assert asked_for("HTTP://Mirror.Example:80/x?y").url == "http://mirror.example/x?y"
+    assert asked_for("http://https///repo.example/x").url == "http://HTTPS///repo.example/x"
+    assert asked_for("http://HTTPS///r.example:444/x").url == "http://HTTPS///r.example:444/x"
+    assert asked_for("http://mirror.example").url == "http://mirror.example/"
 
 
 def test_connect_names_a_host_and_a_port():
     assert authority("files.example:443") == FILES
     assert authority("files.example") == FILES
     assert authority("[::1]:22") == Address("::1", 22)
+    assert authority("files.example/:443") is None
+    assert authority("user@files.example:443") is None
 
 
 def test_archives_are_those_of_the_lines_of_a_list_of_sources():
@@ -64,20 +84,44 @@ def test_by_default_the_archives_are_reached_through_the_cache_and_nothing_else(
 def test_a_stage_names_hosts():
     rules = Rules(hosts=frozenset({"files.example", "*.cdn.example"}))
     assert rules.beside_the_cache(FILES)
-    assert rules.plain(Address("FILES.example.", 80)) == "cache"
+    assert rules.plain(address_of("http://FILES.example./x")) == "cache"
+    assert not rules.beside_the_cache(Address("files.example", 22))
     assert rules.beside_the_cache(Address("a.b.cdn.example", 443))
     assert not rules.beside_the_cache(Address("cdn.example", 443))
     assert not rules.beside_the_cache(Address("evilcdn.example", 443))
 
 
+def test_a_port_of_a_host_is_named_with_it():
+    rules = Rules(hosts=frozenset({"git.example:22"}))
+    assert rules.beside_the_cache(Address("git.example", 22))
+    assert not rules.beside_the_cache(Address("git.example", 443))
+
+
+def test_a_team_s_cache_is_reached_and_nothing_beside_it():
+    rules = Rules(teams=frozenset({Address("127.0.0.1", 3142)}), offline=True)
+    assert rules.plain(Address("127.0.0.1", 3142)) == "direct"
+    assert rules.may_lead_back(Address("127.0.0.1", 3142))
+    assert rules.plain(Address("127.0.0.1", 631)) == "refuse"
+    assert not rules.may_lead_back(Address("127.0.0.1", 631))
+
+
+def test_a_name_that_leads_back_to_the_host_is_not_the_host_s_own_name():
+    """Whoever serves a name decides what number it has."""
+    rules = Rules(hosts=frozenset({"*.cdn.example", "files.example", "127.0.0.1"}))
+    assert not rules.may_lead_back(Address("a.cdn.example", 80))
+    assert not rules.may_lead_back(Address("files.example", 80))
+    assert rules.may_lead_back(Address("127.0.0.1", 80))
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.1.2.3", "localhost", "x.localhost", "::1", "169.254.169.254",
-             "fe80::1", "::", "224.0.0.1"]
+             "fe80::1", "::", "224.0.0.1", "::ffff:127.0.0.1", "::ffff:169.254.169.254",
+             "2002:7f00:1::", "64:ff9b::7f00:1", "fd00:ec2::254"]
 )  # fmt: skip
 def test_an_open_network_does_not_lead_back_to_the_host(host):
     rules = Rules(mode="open")
     assert rules.beside_the_cache(FILES)
-    assert rules.plain(Address("other.example", 80)) == "cache"
+    assert rules.plain(Address("other.example", 80)) == "direct"
     assert not rules.beside_the_cache(Address(host, 80))
     assert rules.plain(Address(host, 80)) == "refuse"
     assert Rules(mode="open", hosts=frozenset({host})).beside_the_cache(Address(host, 80))
@@ -139,6 +183,8 @@ def test_an_upstream_whose_breaker_is_open_is_left_out(breakers):
     refuse(apt([], breakers))
     found = [each.target for each in apt(["http://b.example/d"], breakers).of(DEB)]
     assert found == ["http://b.example/d/pool/x.deb"] * 2
+    # With no other, the cache may have it all the same.
+    assert [each.upstream for each in apt([], breakers).of(DEB)] == [None]
 
 
 def test_a_breaker_that_opens_ends_the_attempts(breakers):
@@ -156,7 +202,7 @@ def test_an_upstream_that_answers_closes_its_breaker(breakers):
     sources.failed(source, "503 busy")
     assert len(list(sources.of(DEB))) == 2
     sources.failed(source, "503 busy")
-    assert list(sources.of(DEB)) == []
+    assert [each.upstream for each in sources.of(DEB)] == [None]
 
 
 def test_copies_are_named_by_the_longest_beginning():

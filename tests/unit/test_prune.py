@@ -331,16 +331,3 @@ def test_what_a_kept_failed_disk_stands_on_stays_as_long(age, wanted):
         alone("failed", "disk", age=age, below="checkpoints/one"),
     ]
     assert gone(entries) == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("30d", 30 * DAY), ("12h", DAY / 2), ("4w", 28 * DAY), ("0d", 0)]
-)
-def test_an_age(text, seconds):
-    assert prune.parse_age(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "d", "30", "3m", "-1d", "1.5d"])
-def test_what_is_no_age(text):
-    with pytest.raises(ValueError, match="write it as 30d"):
-        prune.parse_age(text)

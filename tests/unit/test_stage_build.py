@@ -10,7 +10,7 @@ from builder.inputs import StageInputs
 from builder.plan import Reason, Step
 from builder.record import BuildRecord, DiskRecord
 from builder.reporter import Reporter
-from builder.stage_build import _discard_checkpoints, _lock_role, _start
+from builder.stage_build import _anew, _discard_checkpoints, _lock_role, _start
 from builder.store import DISK, Image, Store
 
 KEY = "a" * 64
@@ -89,10 +89,10 @@ INPUTS = StageInputs(
 )
 
 
-def begun(store, *reasons) -> int:
+def begun(store, *reasons, again=False) -> int:
     step = Step("base", "build", INPUTS.key, reasons, (), verify=True)
     parent = Image(store.root, next(iter(store.entries())).record)
-    return _start(step, INPUTS, parent, store).index
+    return _start(INPUTS, parent, store, anew=_anew(step, again=again)).index
 
 
 def test_it_begins_after_its_checkpoints(store):
@@ -104,6 +104,14 @@ def test_it_begins_after_its_checkpoints(store):
 def test_again_means_from_the_first_role(store, kind):
     put_checkpoint(store)
     assert begun(store, Reason(kind, "openssl", "1", "2")) == 0
+
+
+def test_a_second_attempt_goes_on_after_what_the_first_one_made(store):
+    put_checkpoint(store)
+    assert begun(store, Reason("upstream", "openssl", "1", "2"), again=True) == 1
+    assert begun(store, Reason("never-built", "base"), again=True) == 1
+    # Nobody knows whether this one is of the first attempt.
+    assert begun(store, Reason("forced", "base"), again=True) == 0
 
 
 def test_checkpoints_on_what_moved_upstream_are_removed(store):

@@ -38,6 +38,8 @@ PLAN = Plan("debian-13", (replace(STEP, stage="base", action="reuse", verify=Fal
 RECORD = BuildRecord(
     key=KEY, variant="debian-13", stage="drivers", created="", seconds=20.0, documents=(),
     parent=None, disk=DiskRecord("a", 1), resumed_after="nvidia",
+    network={"mode": "caches", "traffic": {"hits": 1, "misses": 2, "cache_bytes": 3,
+                                           "upstream_bytes": 4, "saved": None}},
 )  # fmt: skip
 RESULTS = (
     CheckResult("base/test_a.py::test_1", "passed", 0.1, ""),
@@ -345,3 +347,14 @@ def test_a_stage_that_fails_is_told(told, project, file):
     *_, stage, run = read(file)
     assert (stage["event"], stage["status"]) == ("stage_finished", "failed")
     assert (run["event"], run["message"]) == ("run_finished", "no room")
+
+
+def test_a_stage_tells_what_came_over_the_network(told):
+    def tell(reporter):
+        reporter.concerning("debian-13", "nspawn")
+        reporter.stage_finished(STEP, RECORD, 1)
+        reporter.stage_finished(STEP, replace(RECORD, network="caches"), 1)
+
+    _, first, second, _ = told(tell)
+    assert first["traffic"] == RECORD.network["traffic"]
+    assert "traffic" not in second
