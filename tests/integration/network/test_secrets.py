@@ -101,10 +101,9 @@ def test_secrets_are_nowhere_but_where_they_must_be(
     logs.mkdir()
     caplog.set_level("DEBUG")
     with watched() as leaked, desk.supplies(names=caches.NAMES) as supplies:
-        means = Means(
-            desk.folder, supplies.endpoints, {"models": {"upstream": hub.url}}, desk.reporter.note
-        )
-        provide(needs, means)
+        with supplies.served(None, logs / "provide.jsonl") as seen:
+            index, settings = supplies.index(seen), {"models": {"upstream": hub.url}}
+            provide(needs, Means(desk.folder, index, settings, desk.reporter.note))
         with desk.behind(supplies, "logs/network", stage=stage) as guest:
             guest.well("alpha")
             signed = f"{upstream.address}/x.tar.gz?X-Signature={SIGNATURE}"
