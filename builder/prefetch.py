@@ -117,6 +117,10 @@ class Spending:
             if self._left < 0:
                 raise BudgetError("the budget is used up; what came so far is kept")
 
+    def spared(self, count: int) -> None:
+        """Show bytes that were there: they are done, and cost nothing."""
+        self._progress(count)
+
     @property
     def left(self) -> int | None:
         """How many bytes may still come."""
@@ -176,6 +180,8 @@ def _served(
     """Ask the caches that fetch by themselves, through a gateway that knows all the archives."""
 
     def heard(found: Found) -> None:
+        if found.state == "present":
+            spending.spared(found.want.bytes)
         # What is left of the budget was asked before; an index may be larger than it was.
         with contextlib.suppress(BudgetError):
             spending(found.received)

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from builder import network
-from builder.errors import ProvisionError
+from builder.caches import Endpoints
+from builder.errors import Interrupted, ProvisionError
 from builder.failures import explained
 from builder.needs import FileNeed, Needs, Target
-from builder.provide import Means, provide
+from builder.prefetch import Warmed
+from builder.provide import BudgetError, Means, provide
 
 pytestmark = pytest.mark.integration
 
@@ -183,15 +185,19 @@ def test_what_is_gone_stays_wrong_or_is_down_is_told(desk, index, tmp_path):
 # --- houses of wheels -----------------------------------------------------------------------------
 
 
+def need() -> FileNeed:
+    """Return the need of a role for the wheels of the project's lock file."""
+    target = Target("{}.{}".format(*sys.version_info), "2.36")
+    return FileNeed("base", "greeting", "x", Path("wheels.lock"), "0" * 64, target)
+
+
 @pytest.fixture
 def have(desk):
     """Have the wheels of the project's lock file ready; return the supplies of a guest with it."""
-    target = Target("{}.{}".format(*sys.version_info), "2.36")
-    need = FileNeed("base", "greeting", "x", Path("wheels.lock"), "0" * 64, target)
 
     def run(supplies, *, offline=False):
         means = Means(desk.folder, supplies.endpoints, {}, desk.reporter.note, offline=offline)
-        done = provide(Needs((need,), (), None), means)
+        done = provide(Needs((need(),), (), None), means)
         return done, dataclasses.replace(supplies, houses=done.houses)
 
     return run
@@ -243,3 +249,35 @@ def test_wheels_that_cannot_be_had_are_told_and_the_role_uses_the_index(desk, in
     assert done.houses == {}
     assert list(done.failed) == ["wheels.lock"]
     assert "wheels.lock: its wheels cannot be had" in desk.said
+
+
+@pytest.mark.parametrize("error", [Interrupted("stop"), BudgetError("enough")])
+def test_who_says_stop_is_heard_while_wheels_come(desk, upstream, error):
+    """A wheel that cannot be had is no error, but these are."""
+    index = Index(upstream)
+    index.add("alpha")
+    index.lock(desk.folder / "wheels.lock", "alpha")
+
+    def stop(_: int) -> None:
+        raise error
+
+    means = Means(
+        desk.folder, Endpoints({"pypi": index.url}), {}, desk.reporter.note, progress=stop
+    )
+    with pytest.raises(type(error)):
+        provide(Needs((need(),), (), None), means)
+    # What came is kept, and gone on with.
+    done = provide(Needs((need(),), (), None), dataclasses.replace(means, progress=None))
+    assert (done.failed, len(done.houses)) == ({}, 1)
+
+
+def test_wheels_that_cannot_be_had_fail_a_warming(desk, upstream):
+    index = Index(upstream)
+    index.add("alpha")
+    index.lock(desk.folder / "wheels.lock", "alpha")
+    upstream.status(index.file("alpha"), 404)
+    means = Means(desk.folder, Endpoints({"pypi": index.url}), {}, desk.reporter.note)
+    warmed = Warmed(provided=provide(Needs((need(),), (), None), means))
+    (failed,) = warmed.failed
+    assert (failed.want.cache, failed.want.url, failed.state) == ("wheels", "wheels.lock", "failed")
+    assert "404" in failed.why

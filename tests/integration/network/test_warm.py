@@ -40,11 +40,11 @@ def lock(desk, archive):
 def warm(desk, lock):
     """Warm what the lock names."""
 
-    def run(*, budget=None, name="warm", locks=(lock,)):
+    def run(*, budget=None, name="warm", locks=(lock,), told=lambda _: None):
         logs = desk.folder / "logs" / name
         logs.mkdir(parents=True, exist_ok=True)
         order = Order(frozenset({"apt"}), locks, budget)
-        return prefetch(desk.project, order, desk.reporter, logs, lambda _: None)
+        return prefetch(desk.project, order, desk.reporter, logs, told)
 
     return run
 
@@ -130,6 +130,14 @@ def test_a_budget_stops_before_what_is_too_much(desk, archive, warm, lock):
     assert some.failed == []
     # What is there costs nothing.
     assert sorted(states(warm(budget=700_000)).values()) == ["fetched", *["present"] * 3]
+
+
+def test_what_is_there_counts_as_progress_and_not_as_received(desk, warm, lock):
+    for received in (True, False):
+        told = []
+        done = warm(told=told.append, name=str(received))
+        assert sum(told) == sum(one.bytes for one in lock.handed)
+        assert (done.received > 0) is received
 
 
 def test_an_index_that_grew_beyond_the_budget_ends_nothing(desk, archive, warm, lock):
