@@ -79,13 +79,12 @@ def _carry_out(
     options: Options,
 ) -> Image:
     project.store.sweep()
-    works = [step.stage for step in plan.steps if step.action != "reuse"]
-    if works:
+    if any(step.action != "reuse" for step in plan.steps):
         project.packer.require_plugins(project.engine.name)
         _require_space(project)
     with (
         _snapshots(plan, lineage, project) as inputs_of,
-        _supplies(project, reporter, options, works) as supplies,
+        _supplies(project, reporter, options, inputs_of) as supplies,
     ):
         place = Workplace(project, reporter, options, supplies, inputs_of)
         image: Image | None = None
@@ -147,28 +146,30 @@ def _snapshots(
 
 @contextlib.contextmanager
 def _supplies(
-    project: Project, reporter: Reporter, options: Options, works: Sequence[str]
+    project: Project, reporter: Reporter, options: Options, inputs_of: Mapping[str, Path]
 ) -> Iterator[Supplies | None]:
-    """Have the caches answer, and what the stages need of them ready."""
-    if not works:
+    """Have the caches answer, and what the stages need of them ready; None where nothing runs."""
+    if not inputs_of:
         yield None
         return
     from builder.needs import needs_of  # late: what reuses everything needs nothing
-    from builder.provide import names_for, of_stages
+    from builder.provide import names_for
 
     reporter.doing("starting the caches")
     pipeline, offline = project.pipeline, options.offline
-    needs = of_stages(needs_of(pipeline, project.packages_below), works)
+    needs = needs_of(pipeline, project.packages_below).of_stages(inputs_of)
     with caches.running(
         pipeline.caches, project.folder, names=names_for(needs), offline=offline
     ) as endpoints:
         supplies = Supplies(pipeline, project.var, endpoints, reporter, offline)
         if needs.wheels or needs.models:
-            _provide(project, needs, supplies)
+            _provide(project, needs, supplies, inputs_of)
         yield supplies
 
 
-def _provide(project: Project, needs: Needs, supplies: Supplies) -> None:
+def _provide(
+    project: Project, needs: Needs, supplies: Supplies, inputs_of: Mapping[str, Path]
+) -> None:
     """Have ready what the roles will ask the caches of files for."""
     from builder.provide import Means, provide  # late, as above
 
@@ -176,7 +177,7 @@ def _provide(project: Project, needs: Needs, supplies: Supplies) -> None:
     with supplies.served(None, journal) as seen:
         means = Means(
             project.folder, supplies.index(seen), project.pipeline.caches,
-            supplies.reporter.note, offline=supplies.offline,
+            supplies.reporter.note, offline=supplies.offline, snapshots=inputs_of,
         )  # fmt: skip
         done = provide(needs, means)
     supplies.houses.update(done.houses)
@@ -333,7 +334,7 @@ def _make_source(
         with supplies.served(None, journal) as seen:
             image = make_source(
                 pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs,
-                offline=supplies.offline,
+                fetcher=supplies.fetcher, offline=supplies.offline,
             )  # fmt: skip
         if image:
             supplies.note_image(image, journal)

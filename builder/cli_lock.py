@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from builder.cli_options import Command, Settings, json_option
+from builder.cli_options import Command, Settings, json_option, require_network
 
 _CHANGED = 4
 
@@ -40,6 +40,7 @@ def lock(
     from builder import report
     from builder.upstream import relock, sources_of
 
+    require_network()
     settings: Settings = ctx.obj
     project = settings.project()
     sources = sources_of(project, told=settings.reporter.note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,10 +129,11 @@ events_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write everything that happens to FILE, as JSON lines (docs/events.md).",
 )
+_OFFLINE = "VAULTBUILD_OFFLINE"
 offline_option = click.option(
     "--offline",
     is_flag=True,
-    envvar="VAULTBUILD_OFFLINE",
+    envvar=_OFFLINE,
     show_envvar=True,
     help="Make do with what the caches have: nothing outside this host is asked.",
 )
@@ -181,3 +183,15 @@ def _told_as_an_option() -> Iterator[None]:
         yield
     except WrongValueError as error:
         raise click.BadParameter(f"{error.message}; {error.hint}") from error
+
+
+def offline_asked() -> bool:
+    """Whether the environment says that nothing outside this host is to be asked."""
+    said = os.environ.get(_OFFLINE, "")
+    return bool(said) and click.BOOL.convert(said, None, None)
+
+
+def require_network() -> None:
+    """Refuse a command that is nothing without the network, where that is not to be used."""
+    if offline_asked():
+        raise click.UsageError(f"{_OFFLINE} is set, and this command asks upstream")

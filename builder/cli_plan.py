@@ -14,6 +14,7 @@ from builder.cli_options import (
     age_of,
     engine_option,
     json_option,
+    offline_asked,
     stage_argument,
     variant_option,
 )
@@ -45,6 +46,8 @@ class Asking:
         offline: bool = False,
     ) -> Refresh | None:
         """Return what upstream says, where it is asked; tell what it does not say."""
+        if self.refresh and (offline or offline_asked()):
+            raise click.UsageError("--refresh asks upstream, and --offline nobody")
         if not self.refresh:
             return None
         from builder import upstream  # late: most runs ask nobody

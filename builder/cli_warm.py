@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from builder.cli_cache import NAMES, cache, size_option
-from builder.cli_options import Command, Settings, engine_option, json_option
+from builder.cli_options import Command, Settings, engine_option, json_option, require_network
 from builder.errors import CommandError, Problem, ProjectError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def warm(
     """
     from builder import inventory, report
 
+    require_network()
     done = []
     for variant in variants or (None,):
         project = settings.project(variant, engine)

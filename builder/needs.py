@@ -20,12 +20,14 @@ from builder.caches.wheels import Target, target_of
 from builder.digest import digest_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from builder.pipeline import Pipeline, RoleUse, Stage
 
     Packages = Callable[[Stage], Mapping[str, str] | None]
+
+_MOST = 8 << 20  # bytes; no lock file is larger, and an installer that a role is given is not read
 
 __all__ = ["FileNeed", "ImageNeed", "Needs", "Target", "needs_of"]
 
@@ -62,12 +64,12 @@ class Needs:
     models: tuple[FileNeed, ...]
     image: ImageNeed | None
 
-    def of_stage(self, name: str) -> Needs:
-        """Return what one stage needs; the image is the business of whoever makes the source."""
+    def of_stages(self, names: Collection[str]) -> Needs:
+        """Return what some stages need."""
         return Needs(
-            tuple(need for need in self.wheels if need.stage == name),
-            tuple(need for need in self.models if need.stage == name),
-            None,
+            tuple(need for need in self.wheels if need.stage in names),
+            tuple(need for need in self.models if need.stage in names),
+            self.image,
         )
 
 
@@ -104,7 +106,7 @@ def _files(pipeline: Pipeline) -> Iterator[tuple[Stage, RoleUse, str, Path, byte
         for use in stage.roles:
             for name, path in use.paths.items():
                 file = pipeline.project / path
-                if file.is_file():
+                if file.is_file() and file.stat().st_size <= _MOST:
                     yield stage, use, name, path, file.read_bytes()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from builder.errors import Interrupted, VaultbuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from builder.caches.models import ModelGot
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from builder.network import Entry
 
 _OWN = {"apt", "pypi"}
+_THERE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,12 @@ class Means:
     told: Callable[[str], None]
     offline: bool = False
     progress: Callable[[int], None] | None = None
+    snapshots: Mapping[str, Path] = field(default_factory=dict)
+    """By stage, the copy of its files that it is built from; else the project's are read."""
+
+    def file(self, need: FileNeed) -> Path:
+        """Return the lock file of a need."""
+        return self.snapshots.get(need.stage, self.project) / need.path
 
     @property
     def var(self) -> Path:
@@ -45,9 +52,9 @@ class Means:
 
 @dataclass(slots=True)
 class Provided:
-    """What is ready: by stage and role, the digest of its lock file; and what was had for it."""
+    """What is ready: by stage and role, the digests of its lock files; and what was had for it."""
 
-    houses: dict[tuple[str, str], str] = field(default_factory=dict)
+    houses: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     wheels: list[House] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """Lock files whose wheels could not be had, and why."""
@@ -76,17 +83,6 @@ def names_for(needs: Needs) -> set[str]:
     return _OWN | ({"wheels"} if needs.wheels else set()) | ({"models"} if needs.models else set())
 
 
-def of_stages(needs: Needs, stages: Collection[str]) -> Needs:
-    """Return what some stages need."""
-    from builder.needs import Needs  # late: brings the readers of lock files
-
-    return Needs(
-        wheels=tuple(need for need in needs.wheels if need.stage in stages),
-        models=tuple(need for need in needs.models if need.stage in stages),
-        image=needs.image,
-    )
-
-
 def provide(needs: Needs, means: Means, done: Provided | None = None) -> Provided:
     """Have everything ready; return what is. ``done`` has it, too, when not all comes.
 
@@ -94,24 +90,40 @@ def provide(needs: Needs, means: Means, done: Provided | None = None) -> Provide
     when a model cannot be had: nothing else could give it to the role.
     """
     done = Provided() if done is None else done
+    known: dict[tuple[str, str], list[str | None]] = {}
     for need in needs.wheels:
-        if house := _house(need, means, done):
-            done.wheels.append(house)
-            if house.complete:
-                done.houses[need.stage, need.role] = house.sha256
+        known.setdefault((need.stage, need.role), []).append(_lives_in(need, means, done))
+    for role, houses in known.items():
+        # Where one lock has no whole house, the role needs the index.
+        done.houses |= {role: tuple(each for each in houses if each)} if all(houses) else {}
     for need in needs.models:
         done.models += _models(need, means)
     return done
 
 
+def _lives_in(need: FileNeed, means: Means, done: Provided) -> str | None:
+    """Return the digest of a lock file whose wheels are all there; None where they are not."""
+    if team := (means.settings.get("wheels") or {}).get("url"):
+        from builder.caches.http import ask  # late, as above
+        from builder.digest import digest_bytes
+
+        digest = digest_bytes(means.file(need).read_bytes())
+        return digest if ask(f"{team.rstrip('/')}/{digest}/").status == _THERE else None
+    house = _house(need, means, done)
+    if house is None:
+        return None
+    done.wheels.append(house)
+    return house.sha256 if house.complete else None
+
+
 def _house(need: FileNeed, means: Means, done: Provided) -> House | None:
     from builder.caches import wheels  # late: brings packaging, which a plan does without
 
-    if need.target is None or (means.settings.get("wheels") or {}).get("url"):
-        return None  # nobody knows the guest's Python yet, or the team's house has them
+    if need.target is None:
+        return None  # nobody knows the guest's Python yet
     try:
         house = wheels.ensure(
-            means.project / need.path,
+            means.file(need),
             need.target,
             index_url=means.index,
             fetcher=None if means.offline else _fetcher(means),
@@ -135,7 +147,7 @@ def _models(need: FileNeed, means: Means) -> tuple[ModelGot, ...]:
     from builder.caches.hub import Hub
     from builder.caches.shelf import TTL
 
-    path = means.project / need.path
+    path = means.file(need)
     settings = means.settings.get("models") or {}
     if settings.get("url"):
         return ()  # the team's cache has them

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from builder.caches.isos import IsoGot
+    from builder.fetch import Fetcher
     from builder.fetch.breaker import Breakers
     from builder.network import NetworkLock, Traffic
     from builder.pipeline import Pipeline, Stage
@@ -34,8 +35,9 @@ GUEST_PORTS = {"apt": 3142, "pypi": 3141, "wheels": 3144, "models": 3145}
 class Supplies:
     """The caches of a run, and what its stages may reach through them.
 
-    ``var`` is the project's ``cache/var``; ``houses`` names, by stage and role, the wheelhouse that
-    has all that the role installs. ``fresh`` is what was fetched for them, as the gateway has it.
+    ``var`` is the project's ``cache/var``; ``houses`` names, by stage and role, the wheelhouses
+    that have all that the role installs. ``fresh`` is what was fetched for them, as the gateway
+    has it.
     """
 
     pipeline: Pipeline
@@ -43,7 +45,7 @@ class Supplies:
     endpoints: Endpoints
     reporter: Reporter
     offline: bool = False
-    houses: dict[tuple[str, str], str] = field(default_factory=dict)
+    houses: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     fresh: dict[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -122,6 +124,13 @@ class Supplies:
         )
 
     @cached_property
+    def fetcher(self) -> Fetcher:
+        """What fetches past the caches that are servers; every retry is told."""
+        from builder.fetch import Fetcher  # late: HTTP clients take 0.2 s to import
+
+        return Fetcher(breakers=self._breakers, told=self.reporter.note)
+
+    @cached_property
     def _breakers(self) -> Breakers:
         from builder.fetch.breaker import Breakers  # late: 50 ms, for runs that build
 
@@ -146,16 +155,15 @@ class Supplies:
         return stage.reach if stage else "caches"
 
     def environment(self, stage: str, role: str, seen: Endpoints) -> dict[str, str]:
-        """Return what a role's tasks are told of its wheelhouse, for pip and for uv."""
-        house = self.houses.get((stage, role))
-        if house is None or "wheels" not in seen.urls:
+        """Return what a role's tasks are told of its wheelhouses, for pip and for uv."""
+        houses = self.houses.get((stage, role))
+        if not houses or "wheels" not in seen.urls:
             return {}
-        links = f"{seen.urls['wheels'].rstrip('/')}/{house}/"
+        links = [f"{seen.urls['wheels'].rstrip('/')}/{house}/" for house in houses]
         return {
-            name: value
-            for tool in ("PIP", "UV")
-            for name, value in ((f"{tool}_FIND_LINKS", links), (f"{tool}_NO_INDEX", "1"))
-        }
+            "PIP_FIND_LINKS": " ".join(links), "PIP_NO_INDEX": "1",
+            "UV_FIND_LINKS": ",".join(links), "UV_NO_INDEX": "1",
+        }  # fmt: skip
 
     def note_image(self, image: IsoGot, journal: Path) -> None:
         """Write down the image that a source was made from: it came past the gateway."""

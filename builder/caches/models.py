@@ -18,6 +18,7 @@ host's rights to it, and a person has to decide: that is an error.
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -43,6 +44,9 @@ __all__ = ["Model", "ModelFile", "ModelGot", "ModelsLock", "ensure", "is_lock", 
 
 _SCHEMA = 1
 _FILES = "files.json"
+
+
+_BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,250}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +267,8 @@ def commit_of(models: Path, repo: str, revision: str) -> str | None:
     known = pinned_commits(models, repo)
     if revision in known:
         return revision
+    if not _BRANCH.fullmatch(revision):
+        return None  # it is joined to a path, and guests write it
     ref = models / "hub" / ("models--" + repo.replace("/", "--")) / "refs" / revision
     stands = ref.read_text(encoding="utf-8").strip() if ref.is_file() else ""
     return stands if stands in known else None

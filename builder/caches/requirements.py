@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _HASH = re.compile(r"\s--hash[= ](\w+):([0-9a-fA-F]+)")
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _INCLUDES = ("-r", "-c", "-e", "--requirement", "--constraint", "--editable")
-_NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ def test_the_image_of_a_source(project):
 
 def test_the_needs_of_one_stage(project):
     needs = needs_of(load_pipeline(project(FILES)))
-    assert len(needs.of_stage("base").wheels) == len(needs.of_stage("base").models) == 1
-    assert needs.of_stage("final") == needs_of(load_pipeline(project(
+    assert len(needs.of_stages(["base"]).wheels) == len(needs.of_stages(["base"]).models) == 1
+    assert needs.of_stages(["final"]) == needs_of(load_pipeline(project(
         {"stages/base/stage.yml": "roles: [greeting]\n"}
     )))  # fmt: skip
 

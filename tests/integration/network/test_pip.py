@@ -234,7 +234,7 @@ def install_from_house(desk, supplies, lock, name) -> None:
         ran = guest.pip(lock, **told)
         assert ran.status == 0, ran.output
         assert guest.installed == ["alpha.py", "beta.py", "gamma.py"]
-    (house,) = supplies.houses.values()
+    ((house,),) = supplies.houses.values()
     found = [each for each in guest.wrote("handed") if each.url.endswith(".whl")]
     assert {each.cache for each in found} == {"wheels"}
     names = sorted(each.url for each in found)
