@@ -176,6 +176,8 @@ class Storekeeper:
             return
         if not (known or digest_in(url) or self._listed(url)):
             return  # nobody knows what it should be
+        if known is None and self.lists and not _head(place):
+            return  # apt-cacher-ng is only beginning with it
         found = digest_file(place)
         wanted = self.denies(url, found)
         if wanted is None and known and found != known.sha256 and not self._listed(url):

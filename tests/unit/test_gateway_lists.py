@@ -156,6 +156,19 @@ def test_what_is_only_coming_is_left_alone(keeper):
     assert place.exists()
 
 
+def test_a_file_of_which_nothing_is_written_down_yet_is_left_alone(keeper):
+    """apt-cacher-ng makes the file first: another run has just asked for it."""
+    place = keeper.folder / "mirror.example/debian/pool/a.deb"
+    place.parent.mkdir()
+    place.write_bytes(b"half")
+    one = keeper()
+    one.inspect("http://mirror.example/debian/pool/a.deb")
+    assert place.exists()
+    place.with_name("a.deb.head").write_text("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n")
+    one.inspect("http://mirror.example/debian/pool/a.deb")
+    assert not place.exists()
+
+
 def test_what_has_a_secret_in_its_address_is_not_remembered(keeper, tmp_path):
     one = keeper()
     one.handed("http://mirror.example/debian/pool/c.deb?token=x", TWO, 3, None)

@@ -221,9 +221,9 @@ def test_two_runs_at_once_fetch_a_package_once(desk, archive):
     for each in runs:
         each.join()
     assert found == [["upstream"], ["upstream"]] or sorted(found) == [["cache"], ["upstream"]]
+    assert desk.quarantined == []
     assert len(archive.upstream.asked(path)) == 1
     assert len(archive.upstream.asked(archive.list)) == 1
-    assert desk.quarantined == []
 
 
 @pytest.fixture
