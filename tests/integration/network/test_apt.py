@@ -222,8 +222,10 @@ def test_two_runs_at_once_fetch_a_package_once(desk, archive):
         each.join()
     assert found == [["upstream"], ["upstream"]] or sorted(found) == [["cache"], ["upstream"]]
     assert desk.quarantined == []
-    assert len(archive.upstream.asked(path)) == 1
-    assert len(archive.upstream.asked(archive.list)) == 1
+    for each in (path, archive.list):
+        # In the same millisecond apt-cacher-ng may begin twice, and drops one of them.
+        size = len(archive.upstream.files[each].data)
+        assert [size for asked in archive.upstream.asked(each) if asked.sent == size] == [size]
 
 
 @pytest.fixture
