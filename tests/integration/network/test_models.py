@@ -41,9 +41,9 @@ def have(hub, desk, commit):
     """Have the models ready, as a build does before its stages."""
     need = FileNeed("base", "greeting", "x", Path("models.lock"), "0" * 64)
 
-    def run(supplies, *, offline=False):
+    def run(*, offline=False):
         means = Means(
-            desk.folder, supplies.endpoints, {"models": {"upstream": hub.url}},
+            desk.folder, None, {"models": {"upstream": hub.url}},
             desk.reporter.note, offline=offline,
         )  # fmt: skip
         return provide(Needs((), (need,), None), means)
@@ -68,7 +68,7 @@ def test_models_arrive_whatever_happens_to_them_once(desk, hub, have, commit):
     hub.fail("HEAD /acme/tiny", "503")
     hub.fail("GET /acme/tiny", "503")
     with desk.supplies(names=("models",)) as supplies:
-        (got,) = have(supplies).models
+        (got,) = have().models
         assert (got.commit, got.trouble) == (commit, None)
         with desk.behind(supplies) as guest:
             assert snapshot(guest, commit) == FILES
@@ -82,19 +82,19 @@ def test_models_arrive_whatever_happens_to_them_once(desk, hub, have, commit):
 
 def test_a_model_that_was_damaged_is_not_served_but_fetched_again(desk, hub, have, commit):
     with desk.supplies(names=("models",)) as supplies:
-        have(supplies)
+        have()
         (blob,) = (path for path in desk.var.glob("models/hub/*/blobs/*")
                    if path.stat().st_size == len(WEIGHTS))  # fmt: skip
         blob.write_bytes(b"X" + WEIGHTS[1:])
         hub.asked.clear()
-        (got,) = have(supplies).models
+        (got,) = have().models
         assert (got.spoiled, got.received) == (1, len(WEIGHTS))
         with desk.behind(supplies) as guest:
             assert snapshot(guest, commit) == FILES
     assert desk.quarantined == ["model.onnx", "why"]
     hub.stop()
     with desk.supplies(names=("models",), offline=True) as supplies:
-        have(supplies, offline=True)
+        have(offline=True)
         with desk.behind(supplies, "offline") as guest:
             assert snapshot(guest, commit) == FILES
     assert guest.wrote("missing") == []

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from builder import network
-from builder.caches import Endpoints
 from builder.errors import Interrupted, ProvisionError
 from builder.failures import explained
 from builder.needs import FileNeed, Needs, Target
@@ -196,8 +195,10 @@ def have(desk):
     """Have the wheels of the project's lock file ready; return the supplies of a guest with it."""
 
     def run(supplies, *, offline=False):
-        means = Means(desk.folder, supplies.endpoints, {}, desk.reporter.note, offline=offline)
-        done = provide(Needs((need(),), (), None), means)
+        with supplies.served(None, desk.folder / "provide.jsonl") as seen:
+            index = supplies.index(seen)
+            means = Means(desk.folder, index, {}, desk.reporter.note, offline=offline)
+            done = provide(Needs((need(),), (), None), means)
         return done, dataclasses.replace(supplies, houses=done.houses)
 
     return run
@@ -261,9 +262,7 @@ def test_who_says_stop_is_heard_while_wheels_come(desk, upstream, error):
     def stop(_: int) -> None:
         raise error
 
-    means = Means(
-        desk.folder, Endpoints({"pypi": index.url}), {}, desk.reporter.note, progress=stop
-    )
+    means = Means(desk.folder, index.url, {}, desk.reporter.note, progress=stop)
     with pytest.raises(type(error)):
         provide(Needs((need(),), (), None), means)
     # What came is kept, and gone on with.
@@ -276,7 +275,7 @@ def test_wheels_that_cannot_be_had_fail_a_warming(desk, upstream):
     index.add("alpha")
     index.lock(desk.folder / "wheels.lock", "alpha")
     upstream.status(index.file("alpha"), 404)
-    means = Means(desk.folder, Endpoints({"pypi": index.url}), {}, desk.reporter.note)
+    means = Means(desk.folder, index.url, {}, desk.reporter.note)
     warmed = Warmed(provided=provide(Needs((need(),), (), None), means))
     (failed,) = warmed.failed
     assert (failed.want.cache, failed.want.url, failed.state) == ("wheels", "wheels.lock", "failed")
