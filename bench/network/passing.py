@@ -160,9 +160,11 @@ def _served(folder: Path) -> Iterator[int]:
     argv = [sys.executable, ROOT / "bench/network/upstream.py", folder / "upstream", str(port)]
     try:
         with subprocess.Popen(argv) as child:
-            while not ports.taken(port):
-                time.sleep(0.05)
-            yield port
-            child.kill()
+            try:
+                while not ports.taken(port):
+                    time.sleep(0.05)
+                yield port
+            finally:
+                child.kill()
     finally:
         shutil.rmtree(folder)

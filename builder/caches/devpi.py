@@ -1,4 +1,4 @@
-"""The program that runs devpi-server, as builds need it in two respects.
+"""The program that runs devpi-server, as builds need it in three respects.
 
 ::
 
@@ -13,11 +13,15 @@ An index in front of a mirror says "no such project" (404) when the mirror could
 (502). Clients take that for an answer, and somebody looks for a mistake in a lock file. Here the
 mirror is asked again in that case, and what it says is said; when it knows the project after all,
 the index is asked once more.
+
+A server whose last transaction brought a file does not start when that file is gone, though it
+would fetch it again. Files go when they are pruned, and when their bytes changed. Here it starts.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -25,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from builder.caches.pypi import CREDENTIALS, UPSTREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _PAGE = re.compile(r"/(?P<index>[^/+]+/[^/+]+)/\+simple/(?P<project>[^/+]+)/?")
 _FOUND, _MISSING, _TROUBLE = 200, 404, 500
@@ -36,6 +40,7 @@ def main() -> int:
     """Run the server until it ends; return its status."""
     # Late: a second, which those who only need the names above do not have to pay.
     from devpi_server.config import get_pluginmanager, hookimpl
+    from devpi_server.filestore_fs import FSIOFile
     from devpi_server.main import CommandRunner, _main
 
     upstream, credentials = os.environ.pop(UPSTREAM, ""), os.environ.pop(CREDENTIALS, "")
@@ -59,11 +64,24 @@ def main() -> int:
                 over="devpi_server.views.tween_request_logging",
             )
 
+    _start_without_files(FSIOFile)
     plugins = get_pluginmanager()
     plugins.register(Plugin())
     with CommandRunner(pluginmanager=plugins) as runner:
         runner.return_code = _main(runner.pluginmanager)  # type: ignore[no-untyped-call]
     return int(runner.return_code or 0)
+
+
+def _start_without_files(store: Any) -> None:
+    """Have a store of files finish its last transaction as far as the files are there."""
+    finish = store._perform_crash_recovery  # noqa: SLF001 - it has no other name
+
+    def finish_what_is_there(self: Any, files: Iterable[Any]) -> None:
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                finish(self, [file])
+
+    store._perform_crash_recovery = finish_what_is_there  # noqa: SLF001 - likewise
 
 
 def honest(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:

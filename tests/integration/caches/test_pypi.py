@@ -261,6 +261,16 @@ def test_a_deleted_file_is_fetched_again_and_a_flipped_bit_is_handed_out(home, o
         assert "THESE PACKAGES DO NOT MATCH THE HASHES" in failed.stderr
 
 
+def test_the_server_starts_without_the_file_that_it_fetched_last(home, tmp_path):
+    with pypi(home) as endpoints:
+        assert install(endpoints.pypi, "alpha", tmp_path / "a").returncode == 0
+    (kept,) = home.glob("cache/var/pypi/server/+files/**/*.whl")
+    kept.unlink()
+    with pypi(home) as endpoints:
+        assert install(endpoints.pypi, "alpha", tmp_path / "b").returncode == 0
+    assert kept.is_file()
+
+
 def test_files_of_the_mirror_are_pruned_and_what_was_uploaded_is_not(
     home, origin, made_wheel, tmp_path
 ):
