@@ -194,4 +194,6 @@ def offline_asked() -> bool:
 def require_network() -> None:
     """Refuse a command that is nothing without the network, where that is not to be used."""
     if offline_asked():
-        raise click.UsageError(f"{_OFFLINE} is set, and this command asks upstream")
+        raise click.UsageError(
+            f"{_OFFLINE} is set, and this asks upstream; without it: env -u {_OFFLINE} vaultbuild …"
+        )

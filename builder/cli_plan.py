@@ -15,6 +15,7 @@ from builder.cli_options import (
     engine_option,
     json_option,
     offline_asked,
+    require_network,
     stage_argument,
     variant_option,
 )
@@ -46,7 +47,9 @@ class Asking:
         offline: bool = False,
     ) -> Refresh | None:
         """Return what upstream says, where it is asked; tell what it does not say."""
-        if self.refresh and (offline or offline_asked()):
+        if self.refresh and offline_asked():
+            require_network()
+        if self.refresh and offline:
             raise click.UsageError("--refresh asks upstream, and --offline nobody")
         if not self.refresh:
             return None

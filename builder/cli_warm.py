@@ -102,9 +102,11 @@ def _read(path: Path) -> NetworkLock:
     try:
         return NetworkLock.from_json(json.loads(path.read_bytes()))
     except OSError as error:
-        raise click.BadParameter(f"{path}: {error.strerror}", param_hint="--lock") from error
+        hint = "; the name of a cache stands before --lock" if str(path) in NAMES else ""
+        raise click.BadParameter(f"{path}: {error.strerror}{hint}", param_hint="--lock") from error
     except ValueError as error:
-        raise ProjectError([Problem(path, f"is no network lock: {error}")]) from error
+        hint = "give a release's network.json, or what `vaultbuild show NAME --network` prints"
+        raise ProjectError([Problem(path, f"is no network lock: {error}")], hint=hint) from error
 
 
 def _warm(settings: Settings, project: Project, order: Order) -> Warmed:

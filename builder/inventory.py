@@ -34,7 +34,8 @@ def warm_lines(done: Warmed) -> Iterable[str]:
     told += [f"{len(house.wheels)} wheels" for house in done.provided.wheels]
     told += [f"model {model.repo}" for model in done.provided.models]
     told += [done.image.path.name] if done.image else []
-    yield f"{', '.join(told) or 'nothing to warm'}; {size(done.received)} fetched"
+    nothing = "nothing whole" if done.left else "nothing to warm"
+    yield f"{', '.join(told) or nothing}; {size(done.received)} fetched"
 
 
 def store_lines(entries: Sequence[Entry], current: Container[str], free: int) -> Iterable[str]:

@@ -273,7 +273,12 @@ def blame(
         first, *others = missing
         more = f" and {len(others)} more" if others else ""
         error.cause = Cause("not-cached", f"Offline, and no cache has {first}{more}.")
-        ways = ["vaultbuild cache warm, while the network is there; or build without --offline"]
+        # What else is told of it is about mirrors, and nobody asked one.
+        error.hint = None
+        ways = [
+            "vaultbuild cache warm, while the network is there; or build without --offline",
+            "where no image was built yet: vaultbuild cache warm --lock dist/NAME/network.json",
+        ]
     elif refused and stage and not _explained(error):
         asked = f"Role {role} asked for {', '.join(refused)}, which stage {stage} may not reach."
         error.cause = Cause("network-refused", asked)

@@ -306,8 +306,8 @@ def _network_lines(told: Any) -> Iterable[str]:
     if not isinstance(told, dict):
         yield f"network   {told or 'unknown'}"
         return
-    how = "offline" if told.get("offline") else told["mode"]
-    yield f"network   {how}, {told.get('handed', 0)} things handed out"
+    how = f"{told['mode']}, offline" if told.get("offline") else told["mode"]
+    yield f"network   {how}, {told.get('handed', 0)} things handed out to this stage"
     if came := traffic_line(told):
         traffic = Traffic.from_json(told)
         yield f"traffic   {came} ({traffic.hits} hits, {traffic.misses} misses)"
