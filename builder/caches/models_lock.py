@@ -117,7 +117,7 @@ def _problems(file: YamlFile) -> Iterator[Problem]:
 def _model_problems(file: YamlFile, key: Key, model: dict[str, Any]) -> Iterator[Problem]:
     for name in model.keys() - _KEYS:
         yield file.problem((*key, name), "is not a key that is known here")
-    if not _matches(_REPO, model.get("repo")) or ".." in model["repo"] or "--" in model["repo"]:
+    if not is_repository(model.get("repo")):
         yield file.problem((*key, "repo"), "must be a repository: org/name")
     if not _matches(_COMMIT, model.get("commit")):
         hint = "a branch moves; a commit does not"
@@ -141,6 +141,11 @@ def _file_problems(file: YamlFile, key: Key, path: str, one: Any) -> Iterator[Pr
         yield file.problem((*key, "sha256"), "is no SHA-256 (64 hexadecimal digits, small letters)")
     if type(one["size"]) is not int or one["size"] < 0:
         yield file.problem((*key, "size"), "must be a number of bytes")
+
+
+def is_repository(value: object) -> bool:
+    """Whether it names a repository of a hub, in a way that is safe as a folder's name, too."""
+    return _matches(_REPO, value) and ".." not in str(value) and "--" not in str(value)
 
 
 def is_inside(path: str) -> bool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from builder import yamlfile
-from builder.caches.models_lock import SCHEMA, is_lock
+from builder.caches.models_lock import SCHEMA, is_lock, is_repository
 from builder.errors import Problem, ProjectError, VaultbuildError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from builder.upstream.suites import Reads
 
 _MAIN = "main"
+_KEYS = {"repo", "revision", "files"}
 _ANSWER_LIMIT = 64 << 20
 
 
@@ -80,17 +81,30 @@ def read_wishes(path: Path, content: bytes) -> tuple[Wish, ...]:
         problems = [Problem(path, "has no list of models", hint="models: [{repo: org/name}]")]
     if problems:
         raise ProjectError(problems)
-    return tuple(_wish(path, at, one) for at, one in enumerate(data["models"]))
+    assert file is not None  # noqa: S101 - for the type checker: it has no problems
+    wrong = [each for at, one in enumerate(data["models"]) for each in _mistakes(file, at, one)]
+    if wrong:
+        raise ProjectError(wrong)
+    return tuple(_wish(one) for one in data["models"])
 
 
-def _wish(path: Path, at: int, one: Any) -> Wish:
-    if not isinstance(one, dict) or not isinstance(one.get("repo"), str):
-        raise ProjectError([Problem(path, "has a model without repo", key=f"models.{at}")])
-    files = one.get("files") or ()
-    if not isinstance(files, list | tuple):
-        problem = Problem(path, "must be a list of patterns", key=f"models.{at}.files")
-        raise ProjectError([problem])
-    return Wish(one["repo"], str(one.get("revision") or _MAIN), tuple(map(str, files)))
+def _mistakes(file: yamlfile.YamlFile, at: int, one: Any) -> Iterator[Problem]:
+    """Yield what is wrong with a wish: what the lock would not take, it may not wish for."""
+    key = ("models", at)
+    if not isinstance(one, dict):
+        yield file.problem(key, "must be a mapping")
+        return
+    for name in sorted(map(str, one.keys() - _KEYS)):
+        yield file.problem((*key, name), "is not a key that is known here")
+    if not is_repository(one.get("repo")):
+        yield file.problem((*key, "repo"), "must be a repository: org/name")
+    if not isinstance(one.get("files") or [], list):
+        yield file.problem((*key, "files"), "must be a list of patterns")
+
+
+def _wish(one: Mapping[str, Any]) -> Wish:
+    files = tuple(map(str, one.get("files") or ()))
+    return Wish(one["repo"], str(one.get("revision") or _MAIN), files)
 
 
 def make_lock(first: str, wishes: tuple[Wish, ...], hub: Hub, reads: Reads) -> str:

@@ -93,7 +93,9 @@ def test_a_lock_has_commits_and_every_file_that_is_wished_for():
     [
         (b"models: 1", "no list of models"),
         (b"- a", "no list of models"),
-        (b"models: [{revision: main}]", "models.0: has a model without repo"),
+        (b"models: [{revision: main}]", "models.0.repo: must be a repository: org/name"),
+        (b"models: [{repo: gpt2}]", "models.0.repo: must be a repository: org/name"),
+        (b"models: [a, {repo: a/b, revison: x}]", "models.1.revison: is not a key that is known"),
         (b"models: [{repo: a/b, files: x}]", "must be a list of patterns"),
         (b"a: [", "is not YAML"),
     ],
