@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from builder.cli_options import Command, Settings, age_of, json_option, size_of
+from builder.cli_options import Command, Settings, age_of, json_option, offline_asked, size_of
 from builder.errors import ProjectError, VaultbuildError
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def up(settings: Settings, names: tuple[str, ...], *, as_json: bool) -> None:
 
     project = settings.project()
     pipeline = project.pipeline
-    found = caches.up(pipeline.caches, pipeline.project, names or None)
+    offline = offline_asked()
+    found = caches.up(pipeline.caches, pipeline.project, names or None, offline=offline)
     _show(found, project, as_json=as_json)
 
 

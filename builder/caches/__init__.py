@@ -135,9 +135,15 @@ def running(
         yield Endpoints({name: urls[name] for name in NAMES if name in urls}, spare)
 
 
-def up(settings: Settings, project: Path, names: Collection[str] | None = None) -> list[Status]:
+def up(
+    settings: Settings,
+    project: Path,
+    names: Collection[str] | None = None,
+    *,
+    offline: bool = False,
+) -> list[Status]:
     """Start the caches and let them stay."""
-    with running(settings, project, names=names, keep=True):
+    with running(settings, project, names=names, offline=offline, keep=True):
         return status(settings, project, names)
 
 
