@@ -166,8 +166,18 @@ def test_new_pins_are_shown_and_written(run, archives, server, built):
 
 def test_asking_offline_is_refused(run):
     done = run("stage", "base", "--refresh", "--offline", "--engine", "nspawn")
-    assert done.exit_code == 3
-    assert "cannot be asked offline" in done.stderr
+    assert done.exit_code == 2
+    assert "--refresh asks upstream, and --offline nobody" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["plan", "--refresh"], ["lock"], ["cache", "warm"]], ids=" ".join
+)
+def test_where_the_environment_says_offline_nobody_is_asked(run, monkeypatch, words):
+    monkeypatch.setenv("VAULTBUILD_OFFLINE", "1")
+    done = run(*words)
+    assert done.exit_code == 2
+    assert "env -u VAULTBUILD_OFFLINE vaultbuild" in done.stderr
 
 
 @pytest.mark.parametrize(
