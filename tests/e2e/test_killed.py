@@ -83,7 +83,7 @@ def test_ctrl_c_twice_stops_it_at_once(sleeping, leftovers, eventually):
     running.communicate(timeout=120)
     assert running.returncode == 130
     # What is killed takes its namespaces along, which is the kernel's work and not waited for.
-    eventually(lambda: not leftovers(), "everything that it started is gone", patience=10)
+    eventually(lambda: not leftovers(), "everything that it started is gone", patience=60)
 
 
 def test_sigkill_leaves_nothing_running(sleeping, leftovers, eventually):
@@ -91,7 +91,7 @@ def test_sigkill_leaves_nothing_running(sleeping, leftovers, eventually):
     images = {name for name in copy.images() if len(name) == 64}
     running.kill()
     running.wait()
-    eventually(lambda: not leftovers(), "everything that it started is gone", patience=10)
+    eventually(lambda: not leftovers(), "everything that it started is gone", patience=60)
     assert {name for name in copy.images() if len(name) == 64} == images
     after_which_it_builds(copy)
 
@@ -116,7 +116,7 @@ def test_killed_while_it_bootstraps(copy, leftovers, eventually):
     )
     running.kill()
     running.communicate()
-    eventually(lambda: not leftovers(), "everything that it started is gone", patience=10)
+    eventually(lambda: not leftovers(), "everything that it started is gone", patience=60)
     assert list(copy.var.glob("images/.staging-*")), "what was begun is still there"
     assert copy.plan("base")["base"] == "build"
     copy.edit("stages/pipeline.yml", "- netbase\n          - hello", "- netbase")
@@ -180,7 +180,7 @@ def test_killed_at_any_moment_it_loses_the_running_role_alone(copy, leftovers, e
             running.wait(moments.uniform(0.1, whole))
         running.kill()
         running.communicate()
-        eventually(lambda: not leftovers(), f"kill {number} (seed {SEED}): all gone", patience=20)
+        eventually(lambda: not leftovers(), f"kill {number} (seed {SEED}): all gone", patience=60)
         finished = roles_finished(copy, set(copy.var.glob("logs/*")) - logs)
         met[copy.plan()["final"]] += 1
         assert finished <= roles_reused(copy), f"kill {number} (seed {SEED})"
