@@ -168,8 +168,8 @@ def _open_breakers(project: Project) -> list[State]:
     """Return the servers that are not asked at the moment, since they failed again and again."""
     from builder.fetch.breaker import Breakers
 
-    folder = project.store.root / "run/breakers"
-    return [state for state in Breakers(folder).states() if state.state != "closed"]
+    breakers = Breakers.under(project.store.root)
+    return [state for state in breakers.states() if state.state != "closed"]
 
 
 def _store_of(project: Project, settings: Settings) -> tuple[Sequence[Entry], Any, dict[str, Any]]:

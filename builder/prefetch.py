@@ -216,7 +216,7 @@ def _image(needs: Needs, project: Project, means: Means) -> IsoGot | None:
         needs.image.url,
         needs.image.sha256,
         project=project.folder,
-        fetcher=Fetcher(breakers=Breakers(means.var / "run/breakers"), told=means.told),
+        fetcher=Fetcher(breakers=Breakers.under(means.var), told=means.told),
         cache_url=settings.get("url"),
         ttl=settings.get("ttl", TTL),
         progress=means.progress,

@@ -174,7 +174,7 @@ def _models(need: FileNeed, means: Means) -> tuple[ModelGot, ...]:
 def _breakers(means: Means) -> Any:
     from builder.fetch.breaker import Breakers  # late: only what fetches
 
-    return Breakers(means.var / "run/breakers")
+    return Breakers.under(means.var)
 
 
 def _fetcher(means: Means) -> Any:

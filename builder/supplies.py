@@ -134,7 +134,7 @@ class Supplies:
     def _breakers(self) -> Breakers:
         from builder.fetch.breaker import Breakers  # late: 50 ms, for runs that build
 
-        return Breakers(self.var / "run/breakers")
+        return Breakers.under(self.var)
 
     def _apt_alone(self, wanted: str) -> gateway.Address | None:
         """Return the apt cache that never asks upstream: it has what the other one fetched."""

@@ -71,6 +71,11 @@ class Breakers:
         self._seconds = seconds
         self._known: dict[str, Breaker] = {}
 
+    @classmethod
+    def under(cls, var: Path) -> Breakers:
+        """Return the breakers that all runs of a project share; ``var`` is its ``cache/var``."""
+        return cls(var / "run/breakers")
+
     def of(self, url: str) -> Breaker:
         """Return the breaker of the server that a URL asks."""
         name = endpoint(url)

@@ -65,7 +65,7 @@ def _image(pipeline: Pipeline, fetcher: Fetcher | None, *, offline: bool) -> Iso
 
     project, settings = pipeline.project, pipeline.source.settings
     if fetcher is None:
-        fetcher = Fetcher(breakers=Breakers(project / "cache/var/run/breakers"))
+        fetcher = Fetcher(breakers=Breakers.under(project / "cache/var"))
     cache = pipeline.caches.get("isos", {})
     return isos.ensure(
         settings["url"],

@@ -70,7 +70,7 @@ def sources_of(project: Project, *, told: Callable[[str], None]) -> Sources:
     from builder.fetch import Fetcher
     from builder.fetch.breaker import Breakers  # late: HTTP clients take longer than a plan
 
-    breakers = Breakers(project.var / "run/breakers")
+    breakers = Breakers.under(project.var)
     caches = project.pipeline.caches
     proxy = caches.get("apt", {}).get("url") or upstream_proxy()
     environment = {**os.environ, "http_proxy": proxy} if proxy else dict(os.environ)
