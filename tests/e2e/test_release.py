@@ -154,6 +154,7 @@ def test_its_path_is_all_that_stdout_has(released, release):
     assert sorted(path.name for path in release.iterdir()) == [
         "SHA256SUMS",
         "manifest.json",
+        "network.json",
         f"{name}.qcow2",
     ]
 
