@@ -201,16 +201,18 @@ def _told_when_it_fails(
 def _check(project: Project, image: Image, reporter: Reporter, *, whole: bool) -> None:
     """Have a good verdict on an image, by remembering or by asking it.
 
-    Raises :class:`builder.errors.CheckError` unless the image is good.
+    Raises :class:`builder.errors.CheckError` unless the image is good, and what is installed goes
+    together.
     """
     stage = image.record.stage
     checks = project.checks(stage, whole=whole)
     known = project.verdict(image, checks)
     if known and known.passed:
         reporter.checked(stage, known, known=True)
-        return
-    verdict, log = _judge(project, image, reporter, checks, project.engine)
-    require_passed(verdict, stage, log=log)
+    else:
+        verdict, log = _judge(project, image, reporter, checks, project.engine)
+        require_passed(verdict, stage, log=log)
+    project.require_compatible_image(image)
 
 
 def judge(

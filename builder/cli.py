@@ -18,6 +18,7 @@ import click
 
 from builder import __version__
 from builder.cli_cache import cache
+from builder.cli_compat import compat
 from builder.cli_desk import render, shell, watch_stage
 from builder.cli_host import doctor
 from builder.cli_lock import lock
@@ -215,6 +216,7 @@ def _make(
     from builder.build import carry_out
 
     name = project.target(stage)
+    project.require_compatible(name)
     inputs = project.inputs(name)
     found = asking.ask(project, inputs, reporter, offline=options.offline)
     decided = project.plan(name, inputs, force=force, moved=found.reasons if found else None)
@@ -307,6 +309,7 @@ def verify(
         if as_json:
             report.emit_json(verdict.to_json())
         require_passed(verdict, name, log=log)
+        project.require_compatible_image(image)
 
 
 @main.command()
@@ -416,4 +419,5 @@ main.add_command(shell)
 main.add_command(cache)
 cache.add_command(warm)
 main.add_command(doctor)
+main.add_command(compat)
 main.add_command(lock)

@@ -132,6 +132,10 @@ def plan(
         raise click.UsageError("--against does not go with --refresh")
     project = ctx.obj.project(variant, engine)
     name = project.target(stage)
+    judged = [] if against else project.require_compatible(name)
+    for each in judged:
+        if each.level == "warn":
+            ctx.obj.reporter.warning(str(each))
     inputs = project.inputs(name)
     found = asking.ask(project, inputs, ctx.obj.reporter)
     moved = found.reasons if found else None
@@ -142,7 +146,8 @@ def plan(
     estimate = Estimate() if against else project.estimate(decided, inputs)
     detailed_exitcode = detailed_exitcode and not against
     if as_json:
-        told = {"refresh": found.to_json()} if found else {}
+        told: dict[str, Any] = {"refresh": found.to_json()} if found else {}
+        told["compatibility"] = [each.to_json() for each in judged if each.level != "ok"]
         report.emit_json({**plan_document(decided, estimate), **told})
     else:
         lines_of = project.changed_lines if ctx.obj.verbosity > 0 else None

@@ -16,15 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_args
 from pydantic import ValidationError
 
 from builder.errors import Problem
-from builder.schema import (
-    MetaFile,
-    Part,
-    PipelineFile,
-    SpecsFile,
-    StageFile,
-    WrongValueError,
-    shown,
-)
+from builder.role_schema import MetaFile, SpecsFile
+from builder.schema import Part, PipelineFile, StageFile, WrongValueError, shown
 from builder.suggest import suggestion
 from builder.yamlfile import Key, YamlFile, parse
 
@@ -34,7 +27,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from builder.memo import Tree
-    from builder.schema import OptionPart, RolePart
+    from builder.role_schema import OptionPart
+    from builder.schema import RolePart
 
 PIPELINE = "stages/pipeline.yml"
 ROLES = "ansible/roles"

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder import caches, kvm, ports, process
+from builder.compat.judgement import Judge
+from builder.digest import Facts, StatCache
 from builder.engines.qemu import OVMF, find_ovmf
 from builder.errors import CommandError, HostError
 from builder.needs import needs_of
@@ -269,6 +271,24 @@ def _offline(case: Case, needed: Sequence[str]) -> Finding:
     return Finding("offline", "building offline", "ok", evidence)
 
 
+def _compatibility(case: Case) -> Iterator[Finding]:
+    """Say what is wrong with the versions that the variant wants, and that the rest is right."""
+    index = case.var / "index"
+    cache = StatCache(case.pipeline.project, index / "files.json")
+    judge = Judge(case.pipeline, cache, Facts(index / "facts.json"))
+    found = judge.wanted([stage.name for stage in case.pipeline.stages])
+    told = [each for each in found if each.level in {"warn", "fail"}]
+    for rule in dict.fromkeys(each.rule for each in told):
+        of_rule = [each for each in told if each.rule == rule]
+        level: Level = "fail" if any(each.level == "fail" for each in of_rule) else "warn"
+        evidence = "; ".join(each.message for each in of_rule)
+        cure = of_rule[0].cure or "vaultbuild compat answers what goes with what"
+        yield Finding(f"compat-{rule}", "compatibility", level, evidence, cure)
+    if judge.has_table and not told:
+        evidence = f"{len(found)} things go together, as stages/compatibility.yml has it"
+        yield Finding("compat", "compatibility", "ok", evidence)
+
+
 def _disk(case: Case) -> Iterator[Finding]:
     # The overlays of a line of stages, all together, and beside them the release made from them.
     need = case.pipeline.resources.disk_bytes
@@ -293,8 +313,8 @@ def _memory(case: Case) -> Iterator[Finding]:
 
 
 _LOOKS: Sequence[Callable[[Case], Iterator[Finding]]] = (
-    _python, _packer, _qemu, _firmware, _kvm, _user, _programs, _fuse, _loop, _caches, _disk,
-    _memory,
+    _python, _packer, _qemu, _firmware, _kvm, _user, _programs, _fuse, _loop, _caches,
+    _compatibility, _disk, _memory,
 )  # fmt: skip
 
 

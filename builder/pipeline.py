@@ -21,7 +21,16 @@ PIPELINE_FILE = Path("stages/pipeline.yml")
 ROLES_FOLDER = Path("ansible/roles")
 
 # The modules that turn files into the answer: when one of them changes, kept answers are void.
-_DECIDING = ("config", "memo", "pipeline", "resolve", "schema", "settings", "yamlfile")
+_DECIDING = (
+    "config",
+    "memo",
+    "pipeline",
+    "resolve",
+    "role_schema",
+    "schema",
+    "settings",
+    "yamlfile",
+)
 _MIB = 2**20
 
 SourceKind = Literal["bootstrap", "cloud_image", "iso"]
@@ -105,7 +114,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """All stages of one variant, parents first."""
+    """All stages of one variant, parents first.
+
+    ``accept``: rules of what goes together that the variant need not keep.
+    """
 
     project: Path
     name: str
@@ -117,6 +129,7 @@ class Pipeline:
     roles: Mapping[str, Role]
     resources: Resources
     caches: Mapping[str, Mapping[str, Any]]
+    accept: tuple[str, ...] = ()
 
     def stage(self, name: str) -> Stage:
         """Return a stage; raise :class:`ProjectError` that names the nearest one."""
@@ -213,6 +226,7 @@ def _pipeline(project: Path, variant: str, answer: Mapping[str, Any]) -> Pipelin
         roles={name: _role(name, role) for name, role in answer["roles"].items()},
         resources=_resources(answer["resources"]),
         caches=answer["caches"],
+        accept=tuple(chosen["accept"]),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import network, process
+from builder.compat.judgement import Judge
 from builder.digest import Facts, StatCache, digest_document, file_signature, short
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import QemuEngine
@@ -32,6 +33,7 @@ from builder.verify import CheckSet, checks_of, read_verdict, verdict_path
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
+    from builder.compat.finding import Finding
     from builder.engines import Engine
     from builder.network import NetworkLock
     from builder.pipeline import Pipeline, Stage
@@ -63,7 +65,23 @@ class Project:
     @cached_property
     def pipeline(self) -> Pipeline:
         """The pipeline of the variant; raises ProjectError with every mistake of every file."""
-        return load_pipeline(self.folder, self._variant, cache=self.index / "pipeline.json")
+        found = load_pipeline(self.folder, self._variant, cache=self.index / "pipeline.json")
+        return Judge(found, self.cache, self.facts).settled()
+
+    @cached_property
+    def judge(self) -> Judge:
+        """Who says whether versions go together."""
+        return Judge(self.pipeline, self.cache, self.facts)
+
+    def require_compatible(self, name: str) -> list[Finding]:
+        """Return what is found of the versions that a stage wants; raise where they cannot be."""
+        return self.judge.require([stage.name for stage in self.pipeline.lineage(name)])
+
+    def require_compatible_image(self, image: Image) -> list[Finding]:
+        """Return what is found of the versions that an image has; raise as above."""
+        record = image.record
+        stages = [stage.name for stage in self.pipeline.lineage(record.stage)]
+        return self.judge.require_installed(stages, record.packages, record.stage)
 
     @cached_property
     def cache(self) -> StatCache:

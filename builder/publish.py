@@ -166,6 +166,7 @@ def _make(
         reporter.checked("release", final, known=False)
         manifest = _manifest(pipeline, lineage, disk, (verdict, final), clones, compression)
         manifest["network"] = _lock(staged, lineage)
+        manifest["compatibility"] = _compatible(project, image)
         _describe(staged, manifest, disk)
         return _commit(staged, output / name, manifest)
     finally:
@@ -179,6 +180,12 @@ def _require_verdict(project: Project, image: Image, checks: CheckSet) -> Verdic
         raise CheckError(f"{stage} was not checked yet", hint=f"vaultbuild verify {stage}")
     require_passed(verdict, stage)
     return verdict
+
+
+def _compatible(project: Project, image: Image) -> list[dict[str, Any]]:
+    """Return what is found of the versions that are installed, but for what is simply right."""
+    findings = project.require_compatible_image(image)
+    return [each.to_json() for each in findings if each.level != "ok"]
 
 
 def _lineage(project: Project, image: Image) -> tuple[Image, ...]:

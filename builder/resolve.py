@@ -226,6 +226,7 @@ def _document(files: ProjectFiles, pipeline: PipelineFile) -> dict[str, Any]:
         "variants": {
             name: {
                 "source": _source_document(files, variant),
+                "accept": variant.accept,
                 "stages": [_stage_document(files, name, stage) for stage in _order(files)],
             }
             for name, variant in pipeline.variants.items()

@@ -54,7 +54,7 @@ def _described(value: object) -> str:
             return str(value)
 
 
-def _form(pattern: str, message: str, hint: str) -> AfterValidator:
+def form(pattern: str, message: str, hint: str) -> AfterValidator:
     """Return a validator of text that must have a form."""
     expected = re.compile(pattern)
 
@@ -109,20 +109,20 @@ def _whole(values: list[str]) -> list[str]:
 
 Name = Annotated[
     str,
-    _form(r"[a-z0-9][a-z0-9.-]*", "is no name", 'use small letters, digits, "." and "-": gpu-host'),
+    form(r"[a-z0-9][a-z0-9.-]*", "is no name", 'use small letters, digits, "." and "-": gpu-host'),
 ]
 RoleName = Annotated[
     str,
-    _form(r"[a-z][a-z0-9_]*", "is no role's name", 'use small letters, digits and "_"'),
+    form(r"[a-z][a-z0-9_]*", "is no role's name", 'use small letters, digits and "_"'),
 ]
 VariableName = Annotated[
     str,
-    _form(r"[a-z_][a-z0-9_]*", "is no variable's name", 'use small letters, digits and "_"'),
+    form(r"[a-z_][a-z0-9_]*", "is no variable's name", 'use small letters, digits and "_"'),
 ]
 Variables = dict[VariableName, Any]
 Version = Annotated[
     str,
-    _form(
+    form(
         r"[0-9]+(\.[0-9]+)*([-+~.][0-9A-Za-z]+)*",
         "is no version",
         'begin with a number: "1.0.0", "2026.11-rc1"',
@@ -130,18 +130,18 @@ Version = Annotated[
 ]
 Package = Annotated[
     str,
-    _form(
+    form(
         r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[0-9][0-9A-Za-z.+:~-]*)?",
         "is no package",
         "write name or name=version",
     ),
 ]
 Suite = Annotated[
-    str, _form(r"[a-z][a-z0-9./-]*", "is no suite", "write its code name, such as trixie")
+    str, form(r"[a-z][a-z0-9./-]*", "is no suite", "write its code name, such as trixie")
 ]
 AptSource = Annotated[
     str,
-    _form(
+    form(
         r"deb (\[[^\]]+\] )?\S+ \S+( \S+)*",
         "is no apt source",
         "write it on one line: deb URL SUITE COMPONENT",
@@ -149,7 +149,7 @@ AptSource = Annotated[
 ]
 Sha256 = Annotated[
     str,
-    _form(r"[0-9a-fA-F]{64}", "is no SHA-256", "64 hexadecimal digits, as sha256sum prints them"),
+    form(r"[0-9a-fA-F]{64}", "is no SHA-256", "64 hexadecimal digits, as sha256sum prints them"),
     AfterValidator(str.lower),
 ]
 Size = Annotated[int, BeforeValidator(parse_size)]
@@ -157,7 +157,7 @@ Age = Annotated[int, BeforeValidator(parse_age)]
 Listen = Annotated[str, AfterValidator(_address)]
 Prefix = Annotated[
     str,
-    _form(
+    form(
         r"https?://[^\s/@]+/(\S*/)?",
         "is no prefix of URLs",
         "write http://HOST/FOLDER/, with the slash at its end",
@@ -166,7 +166,7 @@ Prefix = Annotated[
 Cpus = Annotated[int, AfterValidator(_parse_cpus)]
 Location = Annotated[
     str,
-    _form(
+    form(
         r"((https?|file)://\S+)|((?!\w+://)\S.*)",
         "is no place to fetch from",
         "write an http://, https:// or file:// URL, or a path",
@@ -174,19 +174,17 @@ Location = Annotated[
 ]
 Host = Annotated[
     str,
-    _form(
+    form(
         r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
         r"(:[0-9]{1,5})?",
         "is no host",
         "write a name without a scheme or a path: files.example, files.example:8443, *.example",
     ),
 ]
-HttpUrl = Annotated[
-    str, _form(r"https?://[^\s/]+\S*", "is no URL", "write it as http://host:port/")
-]
+HttpUrl = Annotated[str, form(r"https?://[^\s/]+\S*", "is no URL", "write it as http://host:port/")]
 Template = Annotated[
     str,
-    _form(
+    form(
         r"[^/]+\.pkr\.hcl\.j2", "is no template", "name a *.pkr.hcl.j2 file of this stage's folder"
     ),
 ]
@@ -340,12 +338,24 @@ class OverridePart(Part):
     roles: list[RolePart] | None = None
 
 
+Rule = Literal[
+    "driver-end", "driver-module", "kernel-module", "fabric-version", "gpu-known", "gpu-driver",
+    "gpu-module", "gpu-cuda", "cuda-driver", "cudnn", "one-cuda", "framework-known",
+    "framework-python", "framework-needs",
+]  # fmt: skip
+"""The rules of :mod:`builder.compat.rules`."""
+
+
 class VariantPart(Part):
-    """One named choice of distribution, driver and frameworks."""
+    """One named choice of distribution, driver and frameworks.
+
+    ``accept``: rules of what goes together that this variant need not keep.
+    """
 
     description: str = ""
     source: SourcePart
     variables: Variables = {}
+    accept: list[Rule] = []
     stages: dict[str, OverridePart] = {}
 
 
@@ -373,69 +383,3 @@ class StageFile(Part):
     hosts: Annotated[list[Host], AfterValidator(_whole)] = []
     template: Template | None = None
     resources: StageResourcesPart = StageResourcesPart()
-
-
-OptionType = Literal["str", "int", "float", "bool", "list", "dict", "path", "raw"]
-
-
-class OptionPart(Part):
-    """A variable that a role takes; the keys are Ansible's."""
-
-    type: OptionType = "str"
-    required: bool = False
-    choices: list[Any] | None = None
-    elements: OptionType | None = None
-    options: dict[str, OptionPart] | None = None
-    # What is below is for Ansible, and for people.
-    default: Any = None
-    description: Any = None
-    version_added: Any = None
-    no_log: Any = None
-    apply_defaults: Any = None
-    mutually_exclusive: Any = None
-    required_by: Any = None
-    required_if: Any = None
-    required_one_of: Any = None
-    required_together: Any = None
-
-
-class EntryPointPart(Part):
-    """An entry point of a role; ours are all named ``main``."""
-
-    options: dict[VariableName, OptionPart] = {}
-    short_description: Any = None
-    description: Any = None
-    author: Any = None
-    version_added: Any = None
-
-
-class EntryPointsPart(Part):
-    """The entry points of a role."""
-
-    main: EntryPointPart
-
-
-class SpecsFile(Part):
-    """``ansible/roles/<role>/meta/argument_specs.yml``."""
-
-    argument_specs: EntryPointsPart
-
-
-class DependencyPart(Part):
-    """A role that runs before another one."""
-
-    role: RoleName
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"role": value} if isinstance(value, str) else value
-
-
-class MetaFile(Part):
-    """``ansible/roles/<role>/meta/main.yml``."""
-
-    dependencies: list[DependencyPart] = []
-    galaxy_info: Any = None
-    allow_duplicates: Any = None
-    collections: Any = None

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from builder.config import ProjectFiles, Read
     from builder.errors import Problem
     from builder.memo import Tree
-    from builder.schema import OptionPart, PipelineFile, RolePart
+    from builder.role_schema import OptionPart
+    from builder.schema import PipelineFile, RolePart
     from builder.yamlfile import Key, YamlFile
 
 _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 LAYERS = """
     errors suggest events checks in_guest record vm_options
     process files yamlfile schema hcl ports
-    digest memo failures history texts scratch network
+    digest memo failures history texts scratch network role_schema
     fetch
     patience config template store disks caches monitor outcome
     settings packer engines holdings
@@ -18,6 +18,7 @@ LAYERS = """
     pipeline provision
     checkpoints
     inputs sources guest needs gateway
+    compat
     verify doctor
     plan clones
     estimate
@@ -30,7 +31,7 @@ LAYERS = """
     build shell watch prefetch
     inventory
     cli_options
-    cli_cache cli_host cli_desk cli_lock cli_plan
+    cli_cache cli_compat cli_host cli_desk cli_lock cli_plan
     cli_warm
     cli
     __main__

@@ -31,6 +31,7 @@ COMMANDS = [
     "cache",
     "doctor",
     "lock",
+    "compat",
 ]
 
 

@@ -14,6 +14,7 @@ import pytest
 from builder import doctor, ports, process
 from builder.doctor import Host
 from builder.errors import HostError
+from builder.pipeline import load_pipeline
 
 TEAM = {"apt": {"url": "http://127.0.0.1:9"}, "pypi": {"url": "http://127.0.0.1:9"}}
 OWN = {"apt": {"url": None}, "pypi": {"url": None}}
@@ -272,3 +273,51 @@ def test_a_real_loop_device_is_attached_and_let_go(pipeline, require_root, requi
         device = finding.evidence.split()[0]
         backing = Path("/sys/block", Path(device).name, "loop/backing_file")
         assert not backing.exists() or "vaultbuild-loop" not in backing.read_text()
+
+
+# --- versions that go together --------------------------------------------------------------------
+
+SPECS = """\
+    argument_specs:
+      main:
+        options:
+          nvidia_driver_version: {type: str}
+          nvidia_driver_gpus: {type: list, elements: str}
+    """
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def driven(project):
+    """Call it with a driver and GPUs for a project with the table of this repository."""
+
+    def make(version, gpus):
+        variables = f"{{nvidia_driver_version: {version}, nvidia_driver_gpus: [{gpus}]}}"
+        root = project(
+            {
+                "ansible/roles/nvidia_driver/meta/argument_specs.yml": SPECS,
+                "ansible/roles/nvidia_driver/tasks/main.yml": "[]\n",
+                "stages/base/stage.yml": f"roles: [nvidia_driver]\nvariables: {variables}\n",
+            }
+        )
+        shutil.copy(ROOT / "stages/compatibility.yml", root / "stages")
+        (root / "cache/etc").mkdir(parents=True)
+        return load_pipeline(root)
+
+    return make
+
+
+def test_versions_that_do_not_go_together_fail(driven, host, install):
+    findings = found(driven("550.163.01-2", "B200, GB200"), host)
+    finding = findings["compat-gpu-driver"]
+    assert finding.level == "fail"
+    assert "B200 needs driver 570" in finding.evidence
+    assert "GB200 needs driver 575" in finding.evidence
+    assert findings["compat-driver-end"].level == "warn"
+    assert all(each.cure for each in findings.values() if each.level != "ok")
+
+
+def test_versions_that_do_are_said_to(driven, host, install):
+    finding = found(driven("620.10-1", "H100"), host)["compat"]
+    assert finding.level == "ok"
+    assert "go together" in finding.evidence

@@ -318,6 +318,7 @@ def project(tmp_path):
         estimate=lambda plan, inputs: Estimate(),
         checks=lambda stage, whole: CheckSet(stage, "debian-13", tmp_path, ("checks",), {}, {}),
         verdict=lambda image, checks: good,
+        require_compatible_image=lambda image: [],
     )
 
 

@@ -1,0 +1,186 @@
+"""What stands on one another in an image: driver, kernel, GPUs, CUDA, environments of frameworks.
+
+Read off a pipeline's variables and lock files before a build (:func:`planned`), and off the
+packages that are really in an image after it (:func:`installed`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from builder.caches.requirements import parse_lock
+from builder.compat import versions
+from builder.needs import needs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from builder.compat.table import Table
+    from builder.pipeline import Pipeline
+
+_CUDA_SUFFIX = re.compile(r"-cu\d+$")
+_RUNTIME = "nvidia-cuda-runtime"
+_CUDNN = "nvidia-cudnn"
+SYSTEM = "the image"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Python packages that stand together, by name. ``where`` is their lock file or environment."""
+
+    where: str
+    packages: Mapping[str, str]
+    python: str | None = None
+
+    def wheel(self, name: str) -> str | None:
+        """Return the version of NVIDIA's wheel ``name``, whatever major version its name bears."""
+        found = (
+            version for each, version in self.packages.items() if _CUDA_SUFFIX.sub("", each) == name
+        )
+        return next(found, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Toolkit:
+    """A CUDA that something uses: ``who`` is the image itself, or a framework."""
+
+    who: str
+    version: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What stands on one another. What nothing is said about is None, or empty."""
+
+    driver: str | None = None
+    flavour: str | None = None
+    kernel: str | None = None
+    cuda: str | None = None
+    gpus: tuple[str, ...] = ()
+    environments: tuple[Environment, ...] = ()
+    fabric: Mapping[str, str] = field(default_factory=dict)
+
+    def frameworks(self, table: Table) -> Iterator[tuple[Environment, str, str]]:
+        """Yield each framework that the table knows of, with where it is and its version."""
+        for environment in self.environments:
+            for name in table.frameworks:
+                if version := environment.packages.get(name):
+                    yield environment, name, version
+
+    def toolkits(self, table: Table) -> Iterator[Toolkit]:
+        """Yield each CUDA in use: the image's own, and that of each environment.
+
+        An environment's is that of the runtime's wheel; where there is none, that which the
+        framework's wheel is known to require.
+        """
+        if self.cuda:
+            yield Toolkit(SYSTEM, self.cuda, SYSTEM)
+        told = set()
+        for environment, name, version in self.frameworks(table):
+            known = table.framework(name, version)
+            cuda = environment.wheel(_RUNTIME) or (known[1].cuda if known else None)
+            if cuda:
+                told.add(environment.where)
+                yield Toolkit(f"{name} {version}", cuda, environment.where)
+        for environment in self.environments:
+            cuda = environment.wheel(_RUNTIME)
+            if cuda and environment.where not in told:
+                yield Toolkit(environment.where, cuda, environment.where)
+
+    def cudnns(self, table: Table) -> Iterator[tuple[Environment, str, str]]:
+        """Yield each cuDNN with the CUDA that it stands beside."""
+        for environment in self.environments:
+            cudnn = environment.wheel(_CUDNN)
+            cuda = environment.wheel(_RUNTIME)
+            for name, version in environment.packages.items():
+                known = table.framework(name, version) if name in table.frameworks else None
+                cudnn = cudnn or (known[1].cudnn if known else None)
+                cuda = cuda or (known[1].cuda if known else None)
+            if cudnn and cuda:
+                yield environment, cudnn, cuda
+
+
+def planned(pipeline: Pipeline, stages: Collection[str], table: Table) -> Stack:
+    """Return what the named stages of a pipeline want; ``stages`` are a lineage."""
+    said: dict[str, Any] = {}
+    for stage in pipeline.stages:
+        if stage.name in stages:
+            said |= pipeline.variables_of(stage.name)
+    facts = {fact: said.get(name) for fact, name in table.variables.items()}
+    return Stack(
+        driver=_text(facts.get("driver")),
+        flavour=_text(facts.get("flavour")),
+        kernel=_text(facts.get("kernel")),
+        cuda=_text(facts.get("cuda")),
+        gpus=tuple(str(name) for name in facts.get("gpus") or ()),
+        environments=tuple(_locked(pipeline, stages)),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value else None
+
+
+def _locked(pipeline: Pipeline, stages: Collection[str]) -> Iterator[Environment]:
+    for need in needs_of(pipeline).of_stages(stages).wheels:
+        wanted = parse_lock(need.path, (pipeline.project / need.path).read_bytes())
+        target = need.target
+        packages = {
+            canonical(one.requirement.name): _pinned(str(one.requirement.specifier))
+            for one in wanted
+            if target is None or one.applies(target.environment)
+        }
+        yield Environment(str(need.path), packages, target.python if target else None)
+
+
+def _pinned(specifier: str) -> str:
+    return specifier.removeprefix("==").removeprefix("=")
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's name as indexes write it: small letters, single dashes."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed(packages: Mapping[str, Mapping[str, str]], wanted: Stack, table: Table) -> Stack:
+    """Return what an image has, by its record's package lists; the GPUs are those wanted.
+
+    What the lists do not tell stays as it was wanted.
+    """
+    debian = packages.get("dpkg", {})
+    first = {kind: next(iter(_found(debian, table, kind)), None) for kind in table.packages}
+    python = versions.minor(debian.get("python3", "")) or None
+    flavour = next((name for name in ("open", "proprietary") if first.get(name)), wanted.flavour)
+    driver, cuda = first.get("driver"), first.get("cuda")
+    kernel = first.get("kernel")
+    return replace(
+        wanted,
+        driver=driver[1] if driver else wanted.driver,
+        flavour=flavour,
+        kernel=kernel[0] if kernel else wanted.kernel,
+        cuda=cuda[1] if cuda else wanted.cuda,
+        environments=tuple(_environments(packages, python)),
+        fabric=dict(_found(debian, table, "fabric")),
+    )
+
+
+def _found(debian: Mapping[str, str], table: Table, kind: Any) -> Iterable[tuple[str, str]]:
+    """Yield the packages of a kind: what the pattern's group took, or the name, and the version."""
+    for pattern in table.packages.get(kind, ()):
+        expected = re.compile(pattern)
+        for name, version in sorted(debian.items()):
+            if match := expected.fullmatch(name):
+                yield (match[1] if expected.groups and match[1] else name), version
+
+
+def _environments(
+    packages: Mapping[str, Mapping[str, str]], python: str | None
+) -> Iterator[Environment]:
+    for list_, held in sorted(packages.items()):
+        kind, _, name = list_.partition(" ")
+        if kind == "python" and name:
+            named = {canonical(each): version for each, version in held.items()}
+            yield Environment(f"environment {name}", named, python)

@@ -1,0 +1,389 @@
+"""The rules of what goes together, on the project's own table: each was seen saying yes and no."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from builder.compat import rules
+from builder.compat.finding import accepting, worst
+from builder.compat.flavour import choose
+from builder.compat.stack import Environment, Stack, installed
+from builder.compat.table import read_table
+from builder.memo import Tree
+from builder.schema import Rule
+
+ROOT = Path(__file__).parents[2]
+MONTH = "2026-11"
+KERNEL, OLDER = "6.12.117+deb13-cloud-amd64", "6.12.94+deb13-cloud-amd64"
+
+
+@pytest.fixture(scope="module")
+def table():
+    found = read_table(Tree(ROOT))
+    assert found is not None
+    return found
+
+
+REFERENCE = Stack(
+    driver="550.163.01-2",
+    flavour="proprietary",
+    kernel=KERNEL,
+    cuda="12.4.127~12.4.1-2",
+    gpus=("L4", "A100", "H100", "H200"),
+)
+
+
+def environment(python="3.12", **packages):
+    named = {name.replace("_", "-"): version for name, version in packages.items()}
+    return (Environment("stages/frameworks/a.lock", named, python),)
+
+
+def stack(**changed):
+    return replace(REFERENCE, **changed)
+
+
+def of_driver(driver, **changed):
+    """A stack of a driver and its GPUs alone: nothing else to find fault with."""
+    return Stack(driver=driver, **changed)
+
+
+TORCH_26 = {
+    "torch": "2.6.0",
+    "nvidia_cuda_runtime_cu12": "12.4.127",
+    "nvidia_cublas_cu12": "12.4.5.8",
+    "nvidia_cudnn_cu12": "9.1.0.70",
+}
+# Rule, stack, level, what the message says.
+CASES = {
+    "a branch that ended": ("driver-end", of_driver("550.163.01"), "warn", "550 ended"),
+    "one that ended this year": ("driver-end", of_driver("535.261.03"), "warn", "in 2026-06"),
+    "one that is maintained": ("driver-end", of_driver("580.95.05"), "ok", "until 2028-06"),
+    "one that nobody knows": ("driver-end", of_driver("999.1"), "note", "nothing is known"),
+    "no open module yet": (
+        "driver-module",
+        of_driver("470.82", flavour="open"),
+        "fail",
+        "470 has no open module",
+    ),
+    "the proprietary module on the newest kernel": ("kernel-module", stack(), "ok", KERNEL),
+    "the open module on it": (
+        "kernel-module",
+        stack(flavour="open"),
+        "fail",
+        "pci_resize_resource",
+    ),
+    "the open module on the first kernel that broke it": (
+        "kernel-module",
+        stack(flavour="open", kernel="6.12.107+deb13-amd64"),
+        "fail",
+        "6.12.107",
+    ),
+    "the open module on an older kernel": (
+        "kernel-module",
+        stack(flavour="open", kernel=OLDER),
+        "ok",
+        OLDER,
+    ),
+    "a kernel that nobody tried": (
+        "kernel-module",
+        stack(flavour="open", kernel="6.13.1-amd64"),
+        "note",
+        "nobody has seen",
+    ),
+    "Fabric Manager of another version": (
+        "fabric-version",
+        stack(fabric={"nvidia-fabricmanager-550": "550.54.15-1"}),
+        "fail",
+        "550.54",
+    ),
+    "Fabric Manager of the same": (
+        "fabric-version",
+        stack(fabric={"nvidia-fabricmanager": "550.163.01-1"}),
+        "ok",
+        "550.163.01",
+    ),
+    "a GPU that does not exist": ("gpu-known", stack(gpus=("H300",)), "fail", "H300"),
+    "a GPU that is too new": ("gpu-driver", stack(gpus=("B200",)), "fail", "570 or later"),
+    "a GPU that is too old": (
+        "gpu-driver",
+        of_driver("595.71.05", gpus=("V100",)),
+        "fail",
+        "580 is the last",
+    ),
+    "a GPU of the driver": ("gpu-driver", stack(gpus=("H200",)), "ok", "550 or later"),
+    "Blackwell and the proprietary module": (
+        "gpu-module",
+        of_driver("580.95", gpus=("b200",), flavour="proprietary"),
+        "fail",
+        "open module",
+    ),
+    "Blackwell and the open module": (
+        "gpu-module",
+        of_driver("580.95", gpus=("B200",), flavour="open"),
+        "ok",
+        "open module",
+    ),
+    "Volta and the open module": (
+        "gpu-module",
+        of_driver("580.95", gpus=("V100",), flavour="open"),
+        "fail",
+        "proprietary",
+    ),
+    "an open module without the GPU on its list": (
+        "gpu-module",
+        of_driver("550.163", gpus=("L40S",), flavour="open"),
+        "warn",
+        "555 is the first",
+    ),
+    "CUDA before the GPU": ("gpu-cuda", stack(gpus=("B200",)), "fail", "12.8 or later"),
+    "CUDA after the GPU": (
+        "gpu-cuda",
+        stack(gpus=("V100",), cuda="13.0.96"),
+        "fail",
+        "no code for V100",
+    ),
+    "CUDA with the GPU": ("gpu-cuda", stack(gpus=("H100",)), "ok", "12.4"),
+    "torch 2.15 on driver 550": (
+        "cuda-driver",
+        stack(cuda=None, environments=environment(torch="2.15.0")),
+        "fail",
+        "580.65.06",
+    ),
+    "torch 2.8 on driver 550": (
+        "cuda-driver",
+        stack(cuda=None, environments=environment(torch="2.8.0")),
+        "note",
+        "minor version",
+    ),
+    "torch 2.6 on driver 550": (
+        "cuda-driver",
+        stack(cuda=None, environments=environment(**TORCH_26)),
+        "ok",
+        "all of CUDA 12.4",
+    ),
+    "the runtime that the lock really has": (
+        "cuda-driver",
+        stack(cuda=None, environments=environment(torch="2.6.0", nvidia_cuda_runtime="13.0.96")),
+        "fail",
+        "580.65.06",
+    ),
+    "a CUDA without a framework": (
+        "cuda-driver",
+        stack(cuda=None, environments=environment(nvidia_cuda_runtime="13.0.96")),
+        "fail",
+        "a.lock",
+    ),
+    "a CUDA that nobody knows": ("cuda-driver", stack(cuda="99.1"), "note", "nothing is known"),
+    "cuDNN for another CUDA": (
+        "cudnn",
+        stack(
+            environments=environment(nvidia_cudnn_cu12="9.0.0", nvidia_cuda_runtime_cu12="12.4.1")
+        ),
+        "fail",
+        "not made for CUDA 12.4",
+    ),
+    "cuDNN and an old driver": (
+        "cudnn",
+        of_driver("470.82", environments=environment(torch="2.6.0")),
+        "fail",
+        "525.60.13",
+    ),
+    "cuDNN without the GPU": (
+        "cudnn",
+        of_driver(
+            "580.95",
+            gpus=("V100",),
+            environments=environment(
+                nvidia_cudnn_cu12="9.17.0", nvidia_cuda_runtime_cu12="12.8.90"
+            ),
+        ),
+        "fail",
+        "not for V100",
+    ),
+    "cuDNN that goes": ("cudnn", stack(environments=environment(**TORCH_26)), "ok", "9.1.0.70"),
+    "cuDNN without Blackwell on an older driver": (
+        "cudnn",
+        stack(environments=environment(torch="2.8.0")),
+        "ok",
+        "9.10.2.21",
+    ),
+    "cuDNN that nobody knows": (
+        "cudnn",
+        stack(environments=environment(torch="2.15.0")),
+        "note",
+        "nothing is known",
+    ),
+    "two CUDAs in one environment": (
+        "one-cuda",
+        stack(environments=environment(**TORCH_26, nvidia_nvjitlink_cu12="12.5.82")),
+        "fail",
+        "has 2 CUDAs",
+    ),
+    "one CUDA": ("one-cuda", stack(environments=environment(**TORCH_26)), "ok", "12.4"),
+    "a release that nobody knows": (
+        "framework-known",
+        stack(environments=environment(torch="9.9")),
+        "note",
+        "torch 9.9",
+    ),
+    "a Python without wheels": (
+        "framework-python",
+        stack(environments=environment("3.13", torch="2.5.1")),
+        "fail",
+        "3.12",
+    ),
+    "a Python with wheels": (
+        "framework-python",
+        stack(environments=environment("3.13", torch="2.6.0")),
+        "ok",
+        "3.13",
+    ),
+    "vLLM and another torch": (
+        "framework-needs",
+        stack(environments=environment(vllm="0.8.5.post1", torch="2.7.1")),
+        "fail",
+        "torch 2.6.0",
+    ),
+    "vLLM and its torch": (
+        "framework-needs",
+        stack(environments=environment(vllm="0.8.5.post1", torch="2.6.0+cu124")),
+        "ok",
+        "2.6.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_rule_says(case, table):
+    rule, wanted, level, words = CASES[case]
+    found = [each for each in rules.judge(wanted, table, MONTH) if each.rule == rule]
+    assert found, f"{rule} said nothing"
+    assert worst(found) == level
+    assert any(words in each.message for each in found if each.level == level)
+
+
+def test_every_rule_has_cases_and_may_be_accepted():
+    assert {rule for rule, *_ in CASES.values()} == set(get_args(Rule))
+
+
+def test_the_reference_goes_together(table):
+    assert worst(rules.judge(REFERENCE, table, MONTH)) == "warn"
+
+
+def test_what_goes_says_on_whose_word(table):
+    found = rules.judge(REFERENCE, table, MONTH)
+    assert {each.source for each in found} <= set(table.sources)
+
+
+def test_an_old_driver_is_told_what_it_can_run(table):
+    wanted = stack(cuda=None, environments=environment(torch="2.15.0"))
+    (found,) = [each for each in rules.judge(wanted, table, MONTH) if each.level == "fail"]
+    assert "torch 2.6.0 is the newest that it runs in full" in found.cure
+    assert "torch 2.10.0 the newest that it runs at all" in found.cure
+    assert (found.where, found.package) == ("stages/frameworks/a.lock", "torch")
+
+
+def test_a_module_that_does_not_compile_is_told_what_does(table):
+    found = rules.judge(stack(flavour="open"), table, MONTH)
+    (failed,) = [each for each in found if each.level == "fail"]
+    assert failed.cure == f"the proprietary one does; it does for {OLDER}"
+
+
+def test_a_branch_ends_with_its_month(table):
+    def level(month):
+        return rules.judge(of_driver("580.95"), table, month)[0].level
+
+    assert (level("2028-06"), level("2028-07")) == ("ok", "warn")
+
+
+def test_nothing_said_is_nothing_found(table):
+    assert rules.judge(Stack(), table, MONTH) == []
+
+
+def test_what_a_variant_accepts_is_a_note(table):
+    found = rules.judge(stack(flavour="open", gpus=("H100",)), table, MONTH)
+    accepted = accepting(found, ["kernel-module", "driver-end"])
+    assert worst(accepted) == "note"
+    assert worst(accepting(found, ["driver-end"])) == "fail"
+
+
+# --- what is installed ----------------------------------------------------------------------------
+
+DEBIAN = {
+    "libcuda1": "550.163.01-2",
+    "nvidia-kernel-dkms": "550.163.01-2",
+    "linux-image-6.12.117+deb13-cloud-amd64": "6.12.117-1",
+    "linux-image-cloud-amd64": "6.12.117-1",
+    "libcudart12": "12.4.127~12.4.1-2",
+    "python3": "3.13.5-1",
+}
+UBUNTU = {
+    "libnvidia-compute-580": "580.95.05-0ubuntu1",
+    "nvidia-dkms-580-open": "580.95.05-0ubuntu1",
+    "linux-image-6.8.0-60-generic": "6.8.0-60.63",
+    "cuda-cudart-12-8": "12.8.90-1",
+    "nvidia-fabricmanager-580": "580.95.05-1",
+    "python3": "3.12.3-0ubuntu2",
+}
+
+
+def test_what_debian_installed(table):
+    venv = {"Torch": "2.6.0", "nvidia_cuda_runtime_cu12": "12.4.127"}
+    found = installed({"dpkg": DEBIAN, "python torch": venv}, Stack(gpus=("L4",)), table)
+    assert (found.driver, found.flavour, found.kernel, found.cuda) == (
+        "550.163.01-2", "proprietary", KERNEL, "12.4.127~12.4.1-2",
+    )  # fmt: skip
+    (environment,) = found.environments
+    assert (environment.where, environment.python) == ("environment torch", "3.13")
+    assert environment.packages["torch"] == "2.6.0"
+    assert environment.wheel("nvidia-cuda-runtime") == "12.4.127"
+    assert found.gpus == ("L4",)
+
+
+def test_what_ubuntu_installed(table):
+    found = installed({"dpkg": UBUNTU}, Stack(), table)
+    assert (found.driver, found.flavour, found.kernel, found.cuda) == (
+        "580.95.05-0ubuntu1", "open", "6.8.0-60-generic", "12.8.90-1",
+    )  # fmt: skip
+    assert found.fabric == {"nvidia-fabricmanager-580": "580.95.05-1"}
+
+
+def test_an_image_is_judged_by_what_it_has(table):
+    """Its files wanted the proprietary module; somebody installed the open one."""
+    packages = DEBIAN | {"nvidia-open-kernel-dkms": "550.163.01-2"}
+    found = installed({"dpkg": packages}, REFERENCE, table)
+    assert worst(rules.judge(found, table, MONTH)) == "fail"
+
+
+def test_what_the_lists_do_not_tell_stays_as_wanted(table):
+    assert installed({}, REFERENCE, table) == REFERENCE
+
+
+# --- auto -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "flavour"),
+    [
+        (of_driver("550.163.01", gpus=("H100",)), "proprietary"),
+        (of_driver("580.95.05", gpus=("H100",)), "open"),
+        (of_driver("580.95.05", gpus=("V100",)), "proprietary"),
+        (of_driver("570.124.06", gpus=("B200",)), "open"),
+        (of_driver("580.95.05"), "open"),
+        (of_driver("550.163.01", kernel=KERNEL), "proprietary"),
+        (Stack(), "proprietary"),
+    ],
+)
+def test_auto_means(wanted, flavour, table):
+    assert choose(wanted, table) == flavour
+
+
+def test_auto_has_to_choose_although_nothing_goes(table):
+    """The judgement says why: Volta wants one module, Blackwell the other."""
+    both = of_driver("580.95.05", gpus=("V100", "B200"))
+    flavour = choose(both, table)
+    assert worst(rules.judge(replace(both, flavour=flavour), table, MONTH)) == "fail"
