@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from builder.compat import hardware, versions
+from builder.compat import versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 AUTO = "auto"
 # https://docs.nvidia.com/datacenter/tesla/driver-installation-guide/kernel-modules.html
 _OPEN_BY_DEFAULT = "560"
-_RULES = (hardware.driver_module, hardware.kernel_module, hardware.gpu_driver, hardware.gpu_module)
 
 
 def choose(stack: Stack, table: Table) -> Flavour:
@@ -35,7 +34,12 @@ def choose(stack: Stack, table: Table) -> Flavour:
 
 
 def _bad(stack: Stack, table: Table) -> tuple[int, int]:
-    levels = [found.level for rule in _RULES for found in rule(stack, table, "")]
+    from builder.compat import hardware  # late: every command asks whether there is an auto
+
+    rules = (
+        hardware.driver_module, hardware.kernel_module, hardware.gpu_driver, hardware.gpu_module,
+    )  # fmt: skip
+    levels = [found.level for rule in rules for found in rule(stack, table, "")]
     return levels.count("fail"), levels.count("warn")
 
 

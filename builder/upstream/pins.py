@@ -226,7 +226,12 @@ def _with_version(version: str, installed: Mapping[str, Mapping[str, str]]) -> s
 
 def is_kernel(name: str) -> bool:
     """Whether a package has the kernel's version in its name, so that a newer one is another."""
-    return bool(_KERNEL.fullmatch(name))
+    return kernel_parts(name) is not None
+
+
+def kernel_parts(name: str) -> re.Match[str] | None:
+    """Return the parts of such a name: what it is, its version, its kind (``-cloud-amd64``)."""
+    return _KERNEL.fullmatch(name)
 
 
 def _kernel(name: str, version: str, scopes: list[Scope]) -> Note | None:

@@ -154,9 +154,12 @@ def _yaml_files(
     places = {path: pins.places_in(path, text) for path, text in texts.items()}
     edits = [*_images(projects, places[PIPELINE_FILE], sources, wanted, found)]
     if wanted.names or wanted.kind("packages"):
-        chosen = [place for each in places.values() for place in each if _may_be_pin(place)]
+        whole = [place for each in places.values() for place in each]
+        chosen = [place for place in whole if _may_be_pin(place)]
         _require_named(wanted, chosen)
-        edits += _packages(projects, chosen, sources, wanted, found)
+        scopes = _Scopes(Suites(sources.packages))
+        edits += _packages(projects, chosen, scopes, wanted, found)
+        edits += _kernels(projects, whole, scopes, wanted, found)
     for path, text in texts.items():
         mine = [edit for edit in edits if edit.place.path == path]
         if mine:
@@ -182,7 +185,7 @@ def _require_named(wanted: Wanted, places: Iterable[Place]) -> None:
 def _packages(
     projects: Sequence[Project],
     places: Sequence[Place],
-    sources: Sources,
+    scopes_of: _Scopes,
     wanted: Wanted,
     found: Relock,
 ) -> Iterator[Edit]:
@@ -192,14 +195,57 @@ def _packages(
     needed = [
         each for each in projects if None in by_variant or each.pipeline.variant in by_variant
     ]
-    suites = Suites(sources.packages)
-    scopes = {each.pipeline.variant: _scope(each, suites) for each in needed}
+    scopes = {each.pipeline.variant: scopes_of.of(each) for each in needed}
     for variant, mine in by_variant.items():
         among = [scopes[variant]] if variant in scopes else list(scopes.values())
         if any(scope.offers for scope in among):
             edits, notes = pins.new_pins(mine, among, wanted.names)
             found.notes += [note for note in notes if note not in found.notes]
             yield from edits
+
+
+def _kernels(
+    projects: Sequence[Project],
+    places: Sequence[Place],
+    scopes: _Scopes,
+    wanted: Wanted,
+    found: Relock,
+) -> Iterator[Edit]:
+    """Yield the change to a newer kernel, variant by variant, where one goes with the driver.
+
+    What variants share changes with the first that names it.
+    """
+    done: set[Place] = set()
+    for project in projects:
+        if wanted.names or not project.judge.has_table:
+            continue
+        from builder.upstream.kernels import new_kernel  # late: projects without drivers
+
+        variant = project.pipeline.variant
+        mine = [place for place in places if _variant_of(place) in {variant, None}]
+        stack = project.judge.stack([stage.name for stage in project.pipeline.stages])
+        if stack.driver is None:
+            continue
+        edits, notes = new_kernel(mine, scopes.of(project).offers, stack, project.judge.table())
+        found.notes[:] = [note for note in found.notes if not pins.is_kernel(note.what)]
+        found.notes += notes
+        yield from (edit for edit in edits if edit.place not in done)
+        done |= {edit.place for edit in edits}
+
+
+class _Scopes:
+    """What each variant knows, asked of its archives once."""
+
+    def __init__(self, suites: Suites) -> None:
+        self._suites = suites
+        self._known: dict[str, Scope] = {}
+
+    def of(self, project: Project) -> Scope:
+        """Return what a variant knows."""
+        variant = project.pipeline.variant
+        if variant not in self._known:
+            self._known[variant] = _scope(project, self._suites)
+        return self._known[variant]
 
 
 def _variant_of(place: Place) -> str | None:
