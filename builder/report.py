@@ -23,7 +23,6 @@ from builder.reporter import Reporter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from builder.doctor import Finding
     from builder.errors import Told
     from builder.estimate import Countdown, Estimate, Expected, Slow
     from builder.events import Event
@@ -321,14 +320,6 @@ def verdict_line(verdict: Verdict) -> str:
     """Return a verdict in a line: ``41 passed, 1 failed (nspawn, 4.1 s)``."""
     counts = ", ".join(f"{count} {name}" for name, count in verdict.counts().items() if count)
     return f"{counts or 'none'} ({verdict.engine}, {duration(verdict.seconds)})"
-
-
-def finding_lines(findings: Sequence[Finding]) -> Iterable[str]:
-    """Yield what doctor found, one line each; a problem is followed by what to type."""
-    for found in findings:
-        yield f"{found.level:<6}{found.title:<34}{found.evidence}"
-        if found.cure and found.level != "ok":
-            yield f"{'':<6}cure: {found.cure}"
 
 
 def emit(text: str) -> None:

@@ -19,7 +19,7 @@ LAYERS = """
     checkpoints
     inputs sources guest needs gateway
     compat
-    verify doctor
+    verify
     plan clones
     estimate
     live reporter provide
@@ -27,7 +27,7 @@ LAYERS = """
     report
     stream timing project
     publish packing upstream stage_network
-    warm stage_build
+    warm stage_build doctor
     build shell watch prefetch
     inventory
     cli_options

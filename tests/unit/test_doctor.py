@@ -12,9 +12,13 @@ from types import SimpleNamespace
 import pytest
 
 from builder import doctor, ports, process
-from builder.doctor import Host
+from builder.digest import digest_document, digest_file
+from builder.doctor import Case, Host
+from builder.doctor import store as doctor_store
 from builder.errors import HostError
 from builder.pipeline import load_pipeline
+from builder.record import BuildRecord, DiskRecord
+from builder.store import DISK, Store
 
 TEAM = {"apt": {"url": "http://127.0.0.1:9"}, "pypi": {"url": "http://127.0.0.1:9"}}
 OWN = {"apt": {"url": None}, "pypi": {"url": None}}
@@ -273,6 +277,83 @@ def test_a_real_loop_device_is_attached_and_let_go(pipeline, require_root, requi
         device = finding.evidence.split()[0]
         backing = Path("/sys/block", Path(device).name, "loop/backing_file")
         assert not backing.exists() or "vaultbuild-loop" not in backing.read_text()
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(pipeline):
+    """Call it with stages and the bytes of their disks: images of a run before, on one source."""
+    pipeline.variant = "one"
+    store = Store(pipeline.project / "cache/var")
+
+    def make(source, **stages):
+        first = {"kind": "source", "bytes": source}
+        _commit(store, "source", [first], source)
+        below = [first]
+        for name, size in stages.items():
+            documents = [*below, {"kind": "role", "stage": name}]
+            _commit(store, name, documents, size)
+            store.remember("one", name, documents)
+            below = []
+        parents = [None, *stages]
+        pipeline.stages = tuple(
+            SimpleNamespace(
+                name=name,
+                parent=parent,
+                roles=(),
+                hosts=(),
+                resources=SimpleNamespace(memory_mib=4096),
+            )
+            for name, parent in zip(stages, parents, strict=False)
+        )
+
+    return make
+
+
+def _commit(store, stage, documents, size):
+    with store.staging() as staged:
+        disk = staged / DISK
+        disk.write_bytes(bytes(size))
+        record = BuildRecord(
+            key=digest_document(documents[-1]), variant="one", stage=stage, created="now",
+            seconds=1.0, documents=tuple(documents), parent=None,
+            disk=DiskRecord(digest_file(disk), size),
+        )  # fmt: skip
+        store.commit(staged, record)
+
+
+def test_room_is_judged_by_what_stages_took_last_time(pipeline, host, built):
+    built(3 << 20, base=2 << 20, final=1 << 20)
+    evidence = next(doctor_store.disk(Case(pipeline, host))).evidence
+    assert "all took 6 MiB last time (source 3 MiB, base 2 MiB, final 1 MiB)" in evidence
+    assert "12 MiB with a release" in evidence
+
+
+def test_a_stage_that_was_never_built_may_become_as_large_as_the_disk(pipeline, host, built):
+    built(1, base=1)
+    pipeline.stages = (*pipeline.stages, SimpleNamespace(name="more", parent="base"))
+    evidence = next(doctor_store.disk(Case(pipeline, host))).evidence
+    assert "a full disk and its release need 2 MiB" in evidence
+
+
+def test_what_was_put_aside_is_told(pipeline, host, built):
+    built(1, base=1)
+    assert next(doctor_store.health(Case(pipeline, host))).level == "ok"
+    (pipeline.project / "cache/var/quarantine/20260101T000000-x/0123").mkdir(parents=True)
+    finding = next(doctor_store.health(Case(pipeline, host)))
+    assert finding.level == "warn"
+    assert "1 images were found damaged" in finding.evidence
+    assert finding.cure
+
+
+def test_an_image_that_cannot_be_read_is_told(pipeline, host, built):
+    built(1, base=1)
+    record = next((pipeline.project / "cache/var/images").glob("*/record.json"))
+    record.write_text("{")
+    finding = next(doctor_store.health(Case(pipeline, host)))
+    assert (finding.level, finding.evidence[:8]) == ("warn", "1 of its")
 
 
 # --- versions that go together --------------------------------------------------------------------

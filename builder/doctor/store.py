@@ -1,0 +1,74 @@
+"""What builds will need of the disk, by what earlier ones took; whether the store is in order."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from builder import digest
+from builder.doctor.finding import Finding, size
+from builder.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from builder.doctor.finding import Case, Level
+    from builder.store import Image
+
+# A build that differs from the last one may take more; and the release is made beside the stages.
+_ROOM = 2
+_PRUNE = "vaultbuild cache prune --dry-run says what can go from cache/var"
+
+
+def disk(case: Case) -> Iterator[Finding]:
+    """Say whether there is room for all stages anew, and for a release.
+
+    As large as they were last time; where that is not known, as large as the disk may become.
+    """
+    folder = next(path for path in (case.var, *case.var.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    last = dict(_last(case))
+    if last and all(stage.name in last for stage in case.pipeline.stages):
+        need = sum(last.values())
+        parts = ", ".join(f"{name} {size(count)}" for name, count in last.items())
+        why = f"all took {size(need)} last time ({parts}), {size(_ROOM * need)} with a release"
+    else:
+        need = case.pipeline.resources.disk_bytes
+        why = f"a full disk and its release need {size(_ROOM * need)}"
+    level: Level = "ok" if free >= _ROOM * need else "warn" if free >= need else "fail"
+    evidence = f"{size(free)} free at {folder}; {why}"
+    yield Finding("disk", "free disk", level, evidence, "" if level == "ok" else _PRUNE)
+
+
+def _last(case: Case) -> Iterator[tuple[str, int]]:
+    """Yield what the source and each stage took on the disk when they were built last."""
+    store = Store(case.var)
+    for stage in case.pipeline.stages:
+        documents = store.last(case.pipeline.variant, stage.name) or []
+        if documents and stage.parent is None and (source := _image(store, documents[0])):
+            yield "source", source.record.disk.bytes
+        if documents and (image := _image(store, documents[-1])):
+            yield stage.name, image.record.disk.bytes
+
+
+def _image(store: Store, document: Mapping[str, Any]) -> Image | None:
+    return store.find(digest.digest_document(document))
+
+
+def health(case: Case) -> Iterator[Finding]:
+    """Say whether something in the store is broken, or was."""
+    title = "store"
+    aside = sorted((case.var / "quarantine").glob("*/*"))
+    broken = [place for place, found in Store(case.var).survey() if isinstance(found, str)]
+    if broken:
+        evidence = f"{len(broken)} of its images cannot be read: {broken[0][:24]}"
+        cure = "the next run that needs one builds it again; vaultbuild cache prune removes them"
+        yield Finding("store", title, "warn", evidence, cure)
+    elif aside:
+        evidence = f"{len(aside)} images were found damaged and put aside: {aside[-1]}"
+        cure = "is the disk sound (dmesg, smartctl)? vaultbuild cache prune removes them"
+        yield Finding("store", title, "warn", evidence, cure)
+    else:
+        count = sum(1 for _ in Store(case.var).survey())
+        yield Finding("store", title, "ok", f"{count} images and checkpoints, none put aside")
