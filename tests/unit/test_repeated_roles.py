@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from builder.role_names import as_folder, called, role_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 HASH = "\\\n    --hash=sha256:" + "a" * 64 + "\n"
 FILES = {
@@ -215,3 +215,23 @@ def test_the_lock_of_each_use_is_known_to_the_caches(written: Path) -> None:
     assert [(need.role, need.path.name) for need in wheels] == [
         ("house", "default.lock"), ("house:torch", "torch.lock"),
     ]  # fmt: skip
+
+
+# --- the reference pipeline -----------------------------------------------------------------------
+
+
+def test_variants_that_differ_in_their_frameworks_share_what_is_before_them() -> None:
+    root = Path(__file__).parents[2]
+    one, other = (keys_of(root, variant) for variant in ("debian-13", "debian-13-torch"))
+    assert one[:2] == other[:2], "base and drivers"
+    assert one[2][0] == other[2][0] == ("python_frameworks", one[2][0][1])
+    assert [name for name, _ in other[2]] == [
+        "python_frameworks", "python_frameworks:torch", "model_cache",
+    ]  # fmt: skip
+
+
+def keys_of(root: Path, variant: str) -> list[tuple[tuple[str, str], ...]]:
+    tools = Toolset("nspawn", {"packer": "1"}, 1, lambda stage: Template(stage.name))
+    pipeline = load_pipeline(root, variant)
+    cache = StatCache(root, root / "no such folder/files")
+    return [one.roles for one in lineage_inputs(pipeline, "final", tools=tools, cache=cache)]
