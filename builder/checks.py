@@ -2,8 +2,15 @@
 
 Loaded with ``-p builder.checks`` into a pytest process of its own (testinfra keeps connections by
 address, so two guests on one port must not share a process). A check asks for ``host``, which is
-testinfra's, and ``expected``, the variables that were in force when the image was built. What each
-check said is written to the file that ``VAULTBUILD_CHECK_RESULTS`` names.
+testinfra's, and ``expected``, the variables that were in force when the image was built; or, where
+a stage uses a role several times, for ``use``, the variables of one use, and is asked once for
+each::
+
+    @pytest.mark.each_use("python_frameworks")
+    def test_environment_is_there(host, use):
+        assert host.file(use["python_frameworks_venv"]).is_directory
+
+What each check said is written to the file that ``VAULTBUILD_CHECK_RESULTS`` names.
 """
 
 from __future__ import annotations
@@ -15,18 +22,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from builder.role_names import role_of
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _LONGEST_MESSAGE = 4000
+_NOTHING = "nothing_to_ask"
 _outcomes: dict[str, dict[str, Any]] = {}
 
 
 @pytest.fixture(scope="session")
 def context() -> Mapping[str, Any]:
-    """What is being checked: variant, stage, engine, variables."""
-    found: dict[str, Any] = json.loads(Path(os.environ["VAULTBUILD_CHECK_CONTEXT"]).read_text())
-    return found
+    """What is being checked: variant, stage, engine, variables, and the uses of roles."""
+    return _told()
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +43,54 @@ def expected(context: Mapping[str, Any]) -> Mapping[str, Any]:
     """The variables that were in force when the image was built."""
     variables: Mapping[str, Any] = context["variables"]
     return variables
+
+
+@pytest.fixture(scope="session")
+def uses(context: Mapping[str, Any]) -> Callable[[str], tuple[Mapping[str, Any], ...]]:
+    """Call it with a role: the variables that were in force in each use of it, in their order."""
+    return lambda role: tuple(_uses(context, role).values())
+
+
+@pytest.fixture(scope="module")
+def use(context: Mapping[str, Any], request: pytest.FixtureRequest) -> Mapping[str, Any]:
+    """The variables of the one use that a check with the mark ``each_use`` is asked about."""
+    variables: Mapping[str, Any] = context["uses"][request.param]
+    return variables
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marks known."""
+    for mark in ("each_use(role, where=None): ask for each use of a role", f"{_NOTHING}: internal"):
+        config.addinivalue_line("markers", mark)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Ask a check with the mark ``each_use`` once for each use; ``where`` chooses among them."""
+    for mark in metafunc.definition.iter_markers("each_use"):
+        where = mark.kwargs.get("where", _any)
+        found = [name for name, use in _uses(_told(), *mark.args).items() if where(use)]
+        nothing = [pytest.param("", marks=getattr(pytest.mark, _NOTHING))]
+        metafunc.parametrize("use", found or nothing, indirect=True, scope="module")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop checks that have nothing to ask in this variant: nobody reads what is always skipped."""
+    dropped = [item for item in items if item.get_closest_marker(_NOTHING)]
+    items[:] = [item for item in items if item not in dropped]
+    config.hook.pytest_deselected(items=dropped)
+
+
+def _any(_: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _told() -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(Path(os.environ["VAULTBUILD_CHECK_CONTEXT"]).read_text())
+    return told
+
+
+def _uses(context: Mapping[str, Any], role: str) -> dict[str, Mapping[str, Any]]:
+    return {name: use for name, use in context["uses"].items() if role_of(name) == role}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

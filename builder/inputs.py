@@ -266,7 +266,7 @@ class _Reading:
             "kind": "role",
             "parent": parent,
             "role": role.name,
-            "files": self._role_files(role.name, paths.values()),
+            "files": self._role_files(role.role, paths.values()),
             "variables": {**role.variables, **paths},
         }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import ProvisionError
+from builder.role_names import role_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -133,7 +134,7 @@ class Listener:
 
     def _hint(self, failed: Mapping[str, Any]) -> str | None:
         if "argument_errors" in failed["res"]:
-            specification = f"ansible/roles/{self.result.role}/meta/argument_specs.yml"
+            specification = f"ansible/roles/{role_of(self.result.role)}/meta/argument_specs.yml"
             return f"{specification} says what the role takes"
         path = str(failed.get("task_path") or "")
         return f"the task is at {path.removeprefix(f'{self._place.snapshot}/')}" if path else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from builder.errors import Problem, ProjectError
 from builder.memo import Tree, keep, program_digest, recall
+from builder.role_names import role_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,15 +23,9 @@ ROLES_FOLDER = Path("ansible/roles")
 
 # The modules that turn files into the answer: when one of them changes, kept answers are void.
 _DECIDING = (
-    "config",
-    "memo",
-    "pipeline",
-    "resolve",
-    "role_schema",
-    "schema",
-    "settings",
+    "config", "memo", "pipeline", "resolve", "role_names", "role_schema", "schema", "settings",
     "yamlfile",
-)
+)  # fmt: skip
 _MIB = 2**20
 
 SourceKind = Literal["bootstrap", "cloud_image", "iso"]
@@ -50,13 +45,19 @@ class Resources:
 class RoleUse:
     """A role as a stage uses it, with the variables that it and its dependencies declare.
 
-    ``paths`` are the variables that name a file of the stage's folder, relative to the project;
-    ``variables`` are all others. Neither has what is only a default.
+    ``name`` is what the stage calls it: a role may be used several times. ``paths`` are the
+    variables that name a file of the stage's folder, relative to the project; ``variables`` are all
+    others. Neither has what is only a default.
     """
 
     name: str
     variables: Mapping[str, Any]
     paths: Mapping[str, Path]
+
+    @property
+    def role(self) -> str:
+        """The role that is used."""
+        return role_of(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +156,30 @@ class Pipeline:
     def variables_of(self, name: str) -> dict[str, Any]:
         """Return the values in force in a stage's image: of its roles and its ancestors'.
 
-        A stage's own values win over its ancestors', given ones over defaults. Files are named
-        relative to the project.
+        A stage's own values win over its ancestors', given ones over defaults, and those of a use
+        without a name of its own over those of other uses of that role.
         """
         values: dict[str, Any] = {}
-        for use in (use for stage in self.lineage(name) for use in stage.roles):
-            for role in (*self.role_dependencies(use.name), use.name):
-                values |= self.roles[role].defaults
-            values |= use.variables
-            values |= {name: str(path) for name, path in use.paths.items()}
+        for stage in self.lineage(name):
+            for use in sorted(stage.roles, key=lambda use: use.name == use.role):
+                values |= self._in_force(use)
         return values
+
+    def uses_of(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return the values in force of each use of a role in a stage and its ancestors, by name.
+
+        Where two stages call a use the same, the later one's.
+        """
+        uses = (use for stage in self.lineage(name) for use in stage.roles)
+        return {use.name: self._in_force(use) for use in uses}
+
+    def _in_force(self, use: RoleUse) -> dict[str, Any]:
+        """Return what a use is given, and defaults. Files are named relative to the project."""
+        values: dict[str, Any] = {}
+        for role in (*self.role_dependencies(use.role), use.role):
+            values |= self.roles[role].defaults
+        paths = {name: str(path) for name, path in use.paths.items()}
+        return {**values, **use.variables, **paths}
 
 
 def load_pipeline(

@@ -338,7 +338,8 @@ class Project:
         lineage = self.pipeline.lineage(name)
         chosen = lineage if whole else lineage[-1:]
         pipeline = self.pipeline
-        return checks_of(chosen, self.cache, pipeline.variant, pipeline.variables_of(name))
+        variables, uses = pipeline.variables_of(name), pipeline.uses_of(name)
+        return checks_of(chosen, self.cache, pipeline.variant, variables, uses)
 
     def verdict(self, image: Image, checks: CheckSet) -> Verdict | None:
         """Return what the checks said about an image, when they were asked before.

@@ -26,6 +26,7 @@ from builder import in_guest, process
 from builder.errors import Interrupted
 from builder.files import write_json, write_text
 from builder.outcome import Listener, Place, RoleResult
+from builder.role_names import as_folder, role_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,7 +48,10 @@ _MITOGEN_FOR_CORE = {"2.19": (0, 3, 54)}
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A role with the variables it is given, and what only its tasks find in their environment."""
+    """A role with the variables it is given, and what only its tasks find in their environment.
+
+    ``name`` is what its stage calls it.
+    """
 
     name: str
     variables: Mapping[str, Any]
@@ -136,19 +140,21 @@ def environment(caches: Caches) -> dict[str, str]:
     return variables
 
 
-def role_play(role: str, variables: Mapping[str, str], *, facts: bool) -> dict[str, Any]:
-    """Return the play of one role; ``variables`` are the tasks' environment.
+def role_play(name: str, variables: Mapping[str, str], *, facts: bool) -> dict[str, Any]:
+    """Return the play of the role that a stage calls ``name``.
+
+    ``variables`` are the tasks' environment.
 
     Only facts that the inputs decide are gathered: those of the machine (memory, addresses, disks)
     are circumstance, and a role that used them would make images that differ under one key.
     """
     return {
-        "name": role,
+        "name": name,
         "hosts": _HOST,
         "gather_facts": facts,
         "gather_subset": ["!all", "min", "service_mgr"],
         "environment": dict(variables),
-        "roles": [{"role": role}],
+        "roles": [{"role": role_of(name)}],
     }
 
 
@@ -213,7 +219,7 @@ class Provisioner:
 
     def run(self, index: int, use: Use) -> RoleResult:
         """Run one role to its end; raise :class:`ProvisionError` when it fails."""
-        folder = self._folder(f"{index:02}-{use.name}")
+        folder = self._folder(f"{index:02}-{as_folder(use.name)}")
         self._write_inputs(folder, use)
         listener = Listener(use.name, self._setup.place, self._events)
         started = time.monotonic()

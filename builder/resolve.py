@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from builder.config import PIPELINE, ROLES, stage_file
+from builder.digest import canonical
 from builder.errors import Problem, ProjectError
 from builder.settings import all_uses, misplaced, undeclared_problems, use_problems, uses
 from builder.suggest import suggestion
@@ -59,6 +60,7 @@ def _problems(files: ProjectFiles, tree: Tree) -> Iterator[Problem]:
         yield from _listing_problems(files, files.pipeline)
         yield from _variant_problems(files, files.pipeline)
         yield from _answers_problems(files, files.pipeline, tree)
+        yield from _repetition_problems(files, files.pipeline)
         yield from undeclared_problems(files, files.pipeline)
         for use in all_uses(files, files.pipeline):
             yield from use_problems(files, use, tree)
@@ -147,13 +149,37 @@ def _root(files: ProjectFiles) -> str | None:
 
 def _role_problems(files: ProjectFiles) -> Iterator[Problem]:
     for file, key, parts in _role_lists(files):
-        names = [part.role for part in parts]
-        for at, name in enumerate(names):
-            if name not in files.role_folders:
-                message = f"there is no role {ROLES}/{name}"
-                yield file.problem((*key, at), message, suggestion(name, files.role_folders))
-            elif name in names[:at]:
-                yield file.problem((*key, at), f"role {name} is listed twice", "remove one of them")
+        names = [part.name for part in parts]
+        for at, part in enumerate(parts):
+            if part.role not in files.role_folders:
+                message = f"there is no role {ROLES}/{part.role}"
+                yield file.problem((*key, at), message, suggestion(part.role, files.role_folders))
+            elif part.name in names[:at]:
+                hint = 'remove one of them, or name this use of it with "as"'
+                yield file.problem((*key, at), f"role {part.name} is listed twice", hint)
+
+
+def _repetition_problems(files: ProjectFiles, pipeline: Read[PipelineFile]) -> Iterator[Problem]:
+    """Find uses of one role in one stage that nothing but their names tells apart."""
+    for variant in pipeline.says.variants:
+        for stage in files.stages:
+            first: dict[tuple[str, bytes], Use] = {}
+            for use in uses(files, pipeline, variant, stage):
+                before = first.setdefault((use.role, _in_force(files, use)), use)
+                if before.name != use.name:
+                    message = f"role {use.name} gets the same variables as {before.name}"
+                    yield use.file.problem(use.key, message, "remove one of them")
+
+
+def _in_force(files: ProjectFiles, use: Use) -> bytes:
+    """Return the values that a use's tasks see, given ones and defaults."""
+    roles = [
+        files.roles[name] for name in (*files.before(use.role), use.role) if name in files.roles
+    ]
+    values = {name: value for role in roles for name, value in role.defaults.items()}
+    options = files.all_options(use.role) or {}
+    given = {name: use.given[name].value for name in options if name in use.given}
+    return canonical(values | given)
 
 
 def _role_lists(files: ProjectFiles) -> Iterator[tuple[YamlFile, Key, list[RolePart]]]:
@@ -286,7 +312,7 @@ def _use_document(files: ProjectFiles, use: Use) -> dict[str, Any]:
     given = {name: use.given[name].value for name in sorted(options) if name in use.given}
     paths = {name: value for name, value in given.items() if options[name].type == "path"}
     return {
-        "name": use.role,
+        "name": use.name,
         "variables": {name: value for name, value in given.items() if name not in paths},
         "paths": {
             name: f"stages/{use.stage}/{PurePosixPath(path)}" for name, path in paths.items()

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from builder.role_names import called
 from builder.suggest import suggestion
 
 _SHOWN = 40
@@ -320,10 +321,16 @@ class SourcePart(Part):
 
 
 class RolePart(Part):
-    """A role in a stage's list: its name alone, or with variables."""
+    """A role in a stage's list: its name alone, or with a name of this use's own, and variables."""
 
     role: RoleName
+    as_: Name | None = Field(None, alias="as")
     variables: Variables = {}
+
+    @property
+    def name(self) -> str:
+        """What the stage calls it."""
+        return called(self.role, self.as_)
 
     @model_validator(mode="before")
     @classmethod

@@ -63,10 +63,14 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A role in a stage of a variant, and all variables that are set for it."""
+    """A role in a stage of a variant, and all variables that are set for it.
+
+    ``name`` is what the stage calls it.
+    """
 
     stage: str
     role: str
+    name: str
     file: YamlFile
     key: Key
     given: Mapping[str, Setting]
@@ -90,7 +94,7 @@ def uses(
     file, key, parts = _role_list(files, pipeline, variant, stage)
     for at, part in enumerate(parts):
         own = Layer(file, (*key, at, "variables"), part.variables)
-        yield Use(stage, part.role, file, (*key, at), _merged([*layers, own]))
+        yield Use(stage, part.role, part.name, file, (*key, at), _merged([*layers, own]))
 
 
 def _layers(

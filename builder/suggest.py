@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,13 @@ def suggestion(word: str, known: Iterable[str]) -> str | None:
     import difflib  # late: only a mistake needs it
 
     words = sorted(set(known))
-    if near := difflib.get_close_matches(word, words, n=1):
-        return f'did you mean "{near[0]}"?'
+    if near := difflib.get_close_matches(word, words):
+        # Of those that are near, people get the end wrong more often than the beginning.
+        return f'did you mean "{max(near, key=lambda each: _alike(word, each))}"?'
     return f"known: {', '.join(words)}" if 0 < len(words) <= _MANY else None
+
+
+def _alike(one: str, other: str) -> int:
+    """Return how many letters two words begin with in common."""
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return len(list(pairs))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,19 +98,25 @@ class CheckSet:
     folders: tuple[str, ...]
     files: Mapping[str, str]
     variables: Mapping[str, Any]
+    uses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Return the name of this set: its files and all that they are told."""
-        told = {"variant": self.variant, "variables": self.variables}
+        told = {"variant": self.variant, "variables": self.variables, "uses": self.uses}
         return digest.digest_document({"files": self.files, **told})
 
 
 def checks_of(
-    lineage: Sequence[Stage], cache: digest.StatCache, variant: str, variables: Mapping[str, Any]
+    lineage: Sequence[Stage],
+    cache: digest.StatCache,
+    variant: str,
+    variables: Mapping[str, Any],
+    uses: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> CheckSet:
     """Return the checks of the last stage of ``lineage``.
 
     With the files that variables name, such as a lock file: checks read what an image shall have.
+    ``uses`` are the variables of each use of a role, ``variables`` all of them as one.
     Raises :class:`builder.errors.ProjectError` for links that lead out of their folder.
     """
     names = [f"{stage.folder}/checks" for stage in lineage]
@@ -120,7 +127,7 @@ def checks_of(
         require_links_inside(found, "folder of checks")
         held.update(found)
     held.update(_named_files(lineage, cache))
-    return CheckSet(lineage[-1].name, variant, cache.root, folders, held, variables)
+    return CheckSet(lineage[-1].name, variant, cache.root, folders, held, variables, uses or {})
 
 
 def _named_files(lineage: Sequence[Stage], cache: digest.StatCache) -> dict[str, str]:
@@ -218,6 +225,7 @@ def ask(
         "stage": checks.stage,
         "engine": engine,
         "variables": checks.variables,
+        "uses": checks.uses,
     }
     files.write_json(work / "context.json", context, durable=False)
     argv = _pytest(endpoint, checks, work, junit)
@@ -307,12 +315,19 @@ def _read_outcomes(path: Path) -> tuple[CheckResult, ...]:
 
 
 def _short(nodeid: str) -> str:
-    """Return ``stage/test_file.py::test_name`` without folders and without testinfra's host."""
+    """Return ``stage/test_file.py::test_name[what it is asked about]``.
+
+    Without folders, and without the host, which testinfra puts first or last.
+    """
     path, _, test = nodeid.partition("::")
     parts = Path(path).parts
     stage = parts[-3] if len(parts) > 2 else ""  # noqa: PLR2004 - <stage>/checks/<file>
-    name = test.partition("[ssh://")[0]
+    name = re.sub(r"\[ssh://[^]-]*(?:-|\])|-ssh://[^]-]*(?=\])", _kept, test)
     return f"{stage}/{parts[-1]}::{name}" if parts else nodeid
+
+
+def _kept(host: re.Match[str]) -> str:
+    return "[" if host[0].endswith("-") else ""
 
 
 def _reason(result: CheckResult) -> str:

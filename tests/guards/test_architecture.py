@@ -8,8 +8,8 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events checks in_guest record vm_options
-    process files yamlfile schema hcl ports
+    errors suggest events in_guest record role_names vm_options
+    checks process files yamlfile schema hcl ports
     digest memo failures history texts scratch network role_schema
     fetch
     patience config template store disks caches monitor outcome

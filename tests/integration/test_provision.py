@@ -276,6 +276,27 @@ def test_a_stage_goes_on_after_the_roles_that_are_done(guest) -> None:
     assert [role["role"] for role in result.roles] == ["quick"]
 
 
+def test_a_role_is_used_again_under_a_name_of_its_own(guest) -> None:
+    again = Use("greeting:again", {"greeting_text": "again", "greeting_times": 1})
+
+    result = guest.provision(GREETING, again)
+
+    assert result.status == "done", result.failure
+    assert [(role["role"], role["changed"] > 0) for role in result.roles] == [
+        ("greeting", True), ("greeting:again", True),
+    ]  # fmt: skip
+    assert guest.content("/root/greeting") == '["again"]'
+    assert {event.role for event in guest.events()} == {"greeting", "greeting:again"}
+
+
+def test_a_failure_names_the_use_and_the_hint_the_role(guest) -> None:
+    error = guest.failure(Use("greeting:again", {"greeting_times": "many"}))
+
+    assert error.role == "greeting:again"
+    assert "role greeting:again" in error.message
+    assert error.hint == "ansible/roles/greeting/meta/argument_specs.yml says what the role takes"
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 

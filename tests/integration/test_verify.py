@@ -31,12 +31,12 @@ def checks(tmp_path, program):
     folder = root / "stages/base/checks"
     folder.mkdir(parents=True)
 
-    def write(**texts: str):
+    def write(uses=None, **texts: str):
         for name, text in texts.items():
             (folder / f"{name}.py").write_text(text)
         base = Stage("base", None, (), Path("t.j2"), "caches", RESOURCES, Path("stages/base"))
         cache = StatCache(root, tmp_path / "files.json")
-        return checks_of((base,), cache, "one", {"version": 1})
+        return checks_of((base,), cache, "one", {"version": 1}, uses)
 
     return write
 
@@ -47,9 +47,9 @@ def said(checks, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
 
-    def run(text: str = "", **texts: str) -> dict[str, tuple[str, str]]:
+    def run(text: str = "", uses=None, **texts: str) -> dict[str, tuple[str, str]]:
         endpoint = Endpoint("127.0.0.1", 1, "root", tmp_path / "key")
-        chosen = checks(test_it=text, **texts)
+        chosen = checks(uses, test_it=text, **texts)
         with copied(chosen) as copy:
             results = ask(endpoint, copy, work=work, logs=tmp_path / "logs", engine="qemu")
         return {item.name: (item.outcome, item.message) for item in results}
@@ -105,10 +105,9 @@ def test_a_file_without_a_check_says_nothing(said):
 
 
 def test_what_a_check_is_told(said):
-    told = {"variant": "one", "stage": "base", "engine": "qemu", "variables": {"version": 1}}
-    text = (
-        f"def test_it(context, expected): assert (context, expected) == ({told}, {{'version': 1}})"
-    )
+    variables = {"version": 1}
+    told = {"variant": "one", "stage": "base", "engine": "qemu", "variables": variables, "uses": {}}
+    text = f"def test_it(context, expected): assert (context, expected) == ({told}, {variables})"
     assert said(text)["base/test_it.py::test_it"] == ("passed", "")
 
 
@@ -207,3 +206,39 @@ def test_a_shell_has_the_resources_of_its_stage(disk, tmp_path, program):
     project = SimpleNamespace(engine=Bench(), pipeline=pipeline, var=tmp_path / "var")
     assert open_shell(project, "base", disk) == 7
     assert project.engine.given == [("bios", 3, 1234)]
+
+
+# --- checks that are asked for each use of a role -------------------------------------------------
+
+EACH_USE = """
+import pytest
+
+@pytest.mark.each_use("house")
+def test_place(use): assert use["house_place"].startswith("/opt")
+
+@pytest.mark.each_use("house", where=lambda use: "torch" in use["house_place"])
+def test_torch(use, uses):
+    assert use in uses("house")
+    assert uses("nothing") == ()
+
+@pytest.mark.each_use("house", where=lambda use: False)
+def test_of_none(use): assert False
+
+@pytest.mark.each_use("nothing")
+def test_of_nothing(use): assert False
+"""
+USES = {"house": {"house_place": "/default"}, "house:torch": {"house_place": "/opt/torch"}}
+
+
+def test_a_check_is_asked_for_each_use_and_where_there_is_none_not_at_all(said):
+    outcomes = {name: outcome for name, (outcome, _) in said(EACH_USE, uses=USES).items()}
+    assert outcomes == {
+        "base/test_it.py::test_place[house]": "failed",
+        "base/test_it.py::test_place[house:torch]": "passed",
+        "base/test_it.py::test_torch[house:torch]": "passed",
+    }
+
+
+def test_a_check_with_a_host_is_named_without_it(said):
+    text = EACH_USE.replace("(use)", "(host, use)")
+    assert set(said(text, uses=USES)) == set(said(EACH_USE, uses=USES))

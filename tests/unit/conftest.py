@@ -41,7 +41,8 @@ def judge(tmp_path_factory):
     """Call it with a module that has ``CHECKS``, ``answer()``, ``SOUND`` and ``BROKEN``.
 
     ``CHECKS`` is a file of checks. ``answer()`` is what they are told about a sound image: the
-    variables under ``expected``, and the answer of each program under its file's name. ``SOUND``
+    variables under ``expected``, those of each use of a role under ``uses``, and the answer of each
+    program under its file's name. ``SOUND``
     and ``BROKEN`` list what is different in a case: see :func:`changed`.
     """
     known: dict[str, Judged] = {}
@@ -113,6 +114,9 @@ def _asked(work, checks, cases) -> Judged:
         shutil.copy(lock, folder.parent)
     shutil.copy(GUEST, folder / "conftest.py")
     (work / "cases.json").write_text(json.dumps(cases))
+    # Which checks there are is asked before any case.
+    uses = next(iter(cases.values())).get("uses", {})
+    (work / "context.json").write_text(json.dumps({"uses": uses}))
     argv = [
         sys.executable, "-m", "pytest", "-q", "--tb=native", "-p", "no:cacheprovider",
         "-p", "builder.checks", "--import-mode=importlib",

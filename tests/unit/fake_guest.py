@@ -42,7 +42,7 @@ def host(case):
 
 @pytest.fixture(scope="session")
 def context(case):
-    return {"variables": case["expected"]}
+    return {"variables": case["expected"], "uses": case.get("uses", {})}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,9 +11,19 @@ import pytest
 
 CHECKS = "stages/frameworks/checks/test_frameworks.py"
 ROOT = Path(__file__).parents[2]
-LOCK = (ROOT / "stages/frameworks/requirements.lock").read_text()
-LOCKED = dict(re.findall(r"^([\w.-]+)==([\w.]+)", LOCK, re.MULTILINE))
+# As in the variant debian-13-torch: the default environment and one more.
+DEFAULT, TORCH = "python_frameworks", "python_frameworks:torch"
+FILES = {DEFAULT: "requirements.lock", TORCH: "torch.lock"}
+VENVS = {DEFAULT: "/opt/vaultbuild/venvs/default", TORCH: "/opt/vaultbuild/venvs/torch"}
+LOCKS = {name: (ROOT / "stages/frameworks" / file).read_text() for name, file in FILES.items()}
+LOCKED = {
+    name: dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE))
+    for name, text in LOCKS.items()
+}
 ROWS = [[1, 2, 3, 4], [0, 0, 0, 0], [-1, 0.5, 0, 2]]
+# As pip writes some of the names that a lock has in small letters and with hyphens.
+SPELT = {"jinja2": "Jinja2", "markupsafe": "MarkupSafe", "typing-extensions": "typing_extensions"}
+SOUND_CHECK = {"status": 0, "output": "No broken requirements found."}
 
 
 def computed():
@@ -29,104 +39,197 @@ def computed():
     ]
 
 
+def frozen(name):
+    return "\n".join(f"{SPELT.get(n, n)}=={v}" for n, v in LOCKED[name].items())
+
+
+def environments(venvs):
+    """What is answered about each environment, by its folder."""
+
+    def each(ask):
+        return {venv: ask(name) for name, venv in venvs.items()}
+
+    return {
+        "check": each(lambda _: SOUND_CHECK),
+        "compiled": each(lambda _: 1391),
+        "dated": each(lambda _: []),
+        "frozen": each(lambda name: {"status": 0, "output": frozen(name)}),
+        "installed": each(lambda name: {**LOCKED[name], "pip": "25.1.1"}),
+        "left": each(lambda _: []),
+        "lock": each(lambda name: hashlib.sha256(LOCKS[name].encode()).hexdigest()),
+        "manylinux": each(lambda name: {**dict.fromkeys(LOCKED[name]), "numpy": [2, 27]}),
+        "owners": each(lambda _: [0]),
+    }
+
+
 def answer():
     machine = {
-        "check": {"status": 0, "output": "No broken requirements found."},
-        "compiled": 1391,
-        "dated": [],
+        **environments(VENVS),
+        "caches": [],
         "files": ["SHA256SUMS", "tiny/model.onnx"],
-        "frozen": {"status": 0, "output": "\n".join(f"{n}=={v}" for n, v in LOCKED.items())},
-        "installed": sorted([*LOCKED, "pip"]),
-        "left": [],
+        "glibc": [2, 41],
         "listed": ["tiny/model.onnx"],
-        "lock": hashlib.sha256(LOCK.encode()).hexdigest(),
         "manifest": {"status": 0, "output": ""},
-        "owners": [0],
         "writable": [],
     }
     inference = {
         "residual": 2.6e-14,
         "tiny": computed(),
-        "versions": {name: LOCKED[name] for name in ("numpy", "onnxruntime")},
+        "versions": {name: LOCKED[DEFAULT][name] for name in ("numpy", "onnxruntime")},
     }
-    expected = {"python_frameworks_requirements": "stages/frameworks/requirements.lock"}
-    return {"expected": expected, "machine.py": machine, "inference.py": inference}
+    uses = {
+        name: {
+            "python_frameworks_requirements": f"stages/frameworks/{FILES[name]}",
+            "python_frameworks_venv": VENVS[name],
+        }
+        for name in FILES
+    }
+    return {
+        "expected": uses[DEFAULT],
+        "uses": uses,
+        "machine.py": machine,
+        "inference.py": inference,
+    }
 
 
 def told(**machine):
     return {"machine.py": machine}
 
 
+def of(name, **said):
+    """What differs in one environment."""
+    return told(**{question: {VENVS[name]: change} for question, change in said.items()})
+
+
 def computes(**said):
     return {"inference.py": said}
+
+
+def elsewhere():
+    """All environments in other folders, and the models too."""
+    venvs = {DEFAULT: "/opt/venv", TORCH: "/opt/torch"}
+    uses = {name: {"python_frameworks_venv": venv} for name, venv in venvs.items()}
+    expected = {"model_cache_directory": "/models", **uses[DEFAULT]}
+    moved = {question: (..., said) for question, said in environments(venvs).items()}
+    return {"expected": expected, "uses": uses, **told(**moved)}
 
 
 # Case: (what is different,).
 SOUND = {
     "as built": ({},),
-    "folders of its own": (
-        {"expected": {"python_frameworks_venv": "/opt/venv", "model_cache_directory": "/models"}},
-    ),
+    "folders of its own": (elsewhere(),),
     "another model too": (told(files=(None, "tiny/other.onnx"), listed=(None, "tiny/other.onnx")),),
 }
 
 ENVIRONMENT = "test_environment_is_what_the_lock_lists"
 MORE = "test_environment_has_nothing_more_but_pip"
+LOCK = "test_environment_was_made_from_this_lock"
 COMPLETE = "test_dependencies_are_complete"
 BYTECODE = "test_bytecode_is_there_and_carries_no_time"
+OWNER = "test_environment_belongs_to_root"
+LEFT = "test_installing_left_nothing_behind"
+GLIBC = "test_wheels_work_with_the_c_library"
+CUDA = "test_environment_has_one_cuda"
 MATCH = "test_models_match_their_manifest"
 EVERY = "test_every_model_is_in_the_manifest"
 VERSIONS = "test_frameworks_are_of_the_locked_versions"
-# Case: (what is different, checks that fail: those and no other).
-BROKEN = {
-    **{
-        f"{name} of another version": (
-            told(frozen={"output": (f"{name}=={version}", f"{name}=={version}.post1")}),
+
+
+def other_versions(locked):
+    """Each package but the last in another version than the lock has."""
+    return {
+        f"{package} of another version": (
+            {"frozen": {"output": (f"{SPELT.get(package, package)}=={version}\n",
+                                   f"{package}==9.post1\n")}},
             ENVIRONMENT,
         )
-        for name, version in LOCKED.items()
-    },
-    "a package is missing": (
-        told(
-            frozen={"output": (f"protobuf=={LOCKED['protobuf']}", "")}, installed=("protobuf", None)
+        for package, version in list(locked.items())[:-1]
+    }  # fmt: skip
+
+
+def in_one(name):
+    """What can be wrong in one environment: each case fails its checks of that alone."""
+    locked = LOCKED[name]
+    numpy, first = f"numpy=={locked['numpy']}", next(iter(locked))
+    cases = other_versions(locked) | {
+        "a package is missing": (
+            {"frozen": {"output": (f"{numpy}\n", "")}, "installed": ("numpy", None)},
+            ENVIRONMENT,
         ),
-        ENVIRONMENT,
-    ),
-    "a package more": (
-        told(
-            frozen={"output": ("packaging==", "wheel==0.45.1\npackaging==")},
-            installed=(None, "wheel"),
+        "a package more": (
+            {
+                "frozen": {"output": (numpy, f"wheel==0.45.1\n{numpy}")},
+                "installed": {"wheel": "0.45.1"},
+            },
+            ENVIRONMENT,
+            MORE,
         ),
-        ENVIRONMENT,
-        MORE,
-    ),
-    "a package from a folder": (
-        told(frozen={"output": ("packaging==", "onnx @ file:///tmp/onnx.whl\npackaging==")}),
-        ENVIRONMENT,
-    ),
-    "setuptools, which pip does not list": (told(installed=(None, "setuptools")), MORE),
-    "pip freeze fails": (told(frozen={"status": 1}), ENVIRONMENT),
-    "no pip": (told(installed=("pip", None)), MORE),
-    "made from another lock": (
-        told(lock=hashlib.sha256(b"numpy==1.0\n").hexdigest()),
-        "test_environment_was_made_from_this_lock",
-    ),
-    "a requirement is unmet": (
-        told(
-            check={
-                "status": 1,
-                "output": "onnxruntime 1.31.1 requires protobuf, which is not installed.",
-            }
+        "a package from a folder": (
+            {"frozen": {"output": (numpy, f"onnx @ file:///tmp/onnx.whl\n{numpy}")}},
+            ENVIRONMENT,
         ),
-        COMPLETE,
+        "a package that pip does not list": ({"installed": {"wheel": "0.45.1"}}, MORE),
+        "pip freeze fails": ({"frozen": {"status": 1}}, ENVIRONMENT),
+        "no pip": ({"installed": ("pip", None)}, MORE),
+        "made from another lock": ({"lock": hashlib.sha256(b"numpy==1.0\n").hexdigest()}, LOCK),
+        "made from the lock of the other": (
+            {
+                "lock": hashlib.sha256(
+                    LOCKS[TORCH if name == DEFAULT else DEFAULT].encode()
+                ).hexdigest()
+            },
+            LOCK,
+        ),
+        "a requirement is unmet": (
+            {"check": {"status": 1, "output": f"{first} 1 requires six, which is not installed."}},
+            COMPLETE,
+        ),
+        "no bytecode": ({"compiled": 0}, BYTECODE),
+        "bytecode carries times": ({"dated": [f"{VENVS[name]}/lib/python3.13/a.pyc"]}, BYTECODE),
+        "files of a user": ({"owners": (None, 1000)}, OWNER),
+        "half a lock is left": ({"left": [f"{VENVS[name]}/requirements.new"]}, LEFT),
+        "a wheel for a newer C library": ({"manylinux": {first: [2, 42]}}, GLIBC),
+        "a wheel for the C library of the year 3000": ({"manylinux": {first: [3, 0]}}, GLIBC),
+        "no wheel says for which C library it is": (
+            {"manylinux": (..., dict.fromkeys(locked))},
+            GLIBC,
+        ),
+    }
+    return {
+        f"{name}: {case}": (of(name, **said), *(f"{check}[{name}]" for check in failing))
+        for case, (said, *failing) in cases.items()
+    }
+
+
+def cudas(**versions):
+    """Another CUDA among the installed packages."""
+    return of(TORCH, installed={name.replace("_", "-"): v for name, v in versions.items()})
+
+
+# Case: (what is different, checks that fail: those and no other).
+BROKEN = {
+    **in_one(DEFAULT),
+    **in_one(TORCH),
+    "cuBLAS of CUDA 12.9, as cuDNN alone would bring it": (
+        cudas(nvidia_cublas_cu12="12.9.1.4"),
+        f"{CUDA}[{TORCH}]",
     ),
-    "no bytecode": (told(compiled=0), BYTECODE),
-    "bytecode carries times": (
-        told(dated=["/opt/vaultbuild/venvs/default/lib/python3.13/site-packages/a.pyc"]),
-        BYTECODE,
+    "a part of CUDA 12.5": (cudas(nvidia_nvjitlink_cu12="12.5.82"), f"{CUDA}[{TORCH}]"),
+    "the runtime of CUDA 13 beside that of 12": (
+        of(TORCH, installed={"nvidia-cuda-runtime": "13.0.96"}),
+        f"{CUDA}[{TORCH}]",
+        f"{MORE}[{TORCH}]",
     ),
-    "files of a user": (told(owners=(None, 1000)), "test_environment_belongs_to_root"),
-    "pip's cache is left": (told(left=["/root/.cache"]), "test_installing_left_nothing_behind"),
+    "pip's cache is left": (
+        told(caches=["/root/.cache"]),
+        f"{LEFT}[{DEFAULT}]",
+        f"{LEFT}[{TORCH}]",
+    ),
+    "a C library that is too old": (
+        told(glibc=[2, 26]),
+        f"{GLIBC}[{DEFAULT}]",
+        f"{GLIBC}[{TORCH}]",
+    ),
     "another numpy is imported": (computes(versions={"numpy": "1.26.4"}), VERSIONS),
     "another onnxruntime is imported": (computes(versions={"onnxruntime": "1.0.0"}), VERSIONS),
     "the model computes something else": (

@@ -42,7 +42,7 @@ def problems(root):
         ("stages/final/stage.yml", "parent: final\n", "stages/final/stage.yml:1: parent: the parents form a cycle: final → final (one stage has no parent)"),
         ("stages/final/stage.yml", "parent: base\ntemplate: x.pkr.hcl.j2\n", "stages/final/stage.yml:2: template: there is no template stages/final/x.pkr.hcl.j2"),
         ("stages/final/stage.yml", "parent: base\nroles:\n- driver\n- sealng\n", 'stages/final/stage.yml:4: roles.1: there is no role ansible/roles/sealng (did you mean "sealing"?)'),
-        ("stages/final/stage.yml", "parent: base\nroles: [sealing, sealing]\n", "stages/final/stage.yml:2: roles.1: role sealing is listed twice (remove one of them)"),
+        ("stages/final/stage.yml", "parent: base\nroles: [sealing, sealing]\n", "stages/final/stage.yml:2: roles.1: role sealing is listed twice (remove one of them, or name this use of it with \"as\")"),
         ("stages/pipeline.yml", ("  two:", "    stages: {final: {roles: [gone]}}\n  two:"), "stages/pipeline.yml:10: variants.one.stages.final.roles.0: there is no role ansible/roles/gone (known: driver, greeting, sealing)"),
         ("ansible/roles/sealing/meta/main.yml", "dependencies: [diver]", 'ansible/roles/sealing/meta/main.yml:1: dependencies.0: there is no role ansible/roles/diver (did you mean "driver"?)'),
         ("ansible/roles/sealing/meta/main.yml", "dependencies: [sealing]", "ansible/roles/sealing/meta/main.yml:1: dependencies: the dependencies form a cycle: sealing → sealing"),

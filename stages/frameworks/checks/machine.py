@@ -1,18 +1,24 @@
-"""What the checks ask about an environment and the models; see the base stage's machine.py.
+"""What the checks ask about the environments and the models; see the base stage's machine.py.
 
-Arguments: the environment's folder, the models' folder.
+Arguments: the models' folder, the folder of each environment. What is asked of an environment is
+answered for each of them, by its folder.
 """
 
 import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 
-VENV, MODELS = map(Path, sys.argv[1:])
-PIP = (f"{VENV}/bin/python", "-m", "pip", "--disable-pip-version-check", "--no-cache-dir")
+MODELS, *VENVS = map(Path, sys.argv[1:])
+PIP = ("-m", "pip", "--disable-pip-version-check", "--no-cache-dir")
 MANIFEST = "SHA256SUMS"
+# The bytecode's flags say that it is never compared with its source: no time of it is in there.
+UNDATED = b"\x01\0\0\0"
 
 
 def run(*command, cwd=None):
@@ -20,18 +26,35 @@ def run(*command, cwd=None):
     return {"status": done.returncode, "output": (done.stdout + done.stderr).strip()}
 
 
-def compiled():
-    return sorted(VENV.glob("lib/**/*.pyc"))
+def pip(venv, *words):
+    return run(f"{venv}/bin/python", *PIP, *words)
 
 
-def dated():
-    """Bytecode that carries a time: the flags behind the magic number are then not 1."""
-    return [str(path) for path in compiled() if path.read_bytes()[4:8] != b"\x01\0\0\0"]
+def compiled(venv):
+    return sorted(venv.glob("lib/**/*.pyc"))
 
 
-def installed():
-    folders = [str(path) for path in VENV.glob("lib/python3*/site-packages")]
-    return sorted(one.metadata["Name"].lower() for one in distributions(path=folders))
+def flags(path):
+    with path.open("rb") as file:
+        return file.read(8)[4:]
+
+
+def packages(venv):
+    """Name and metadata of each package; one name however it is spelt."""
+    folders = [str(path) for path in venv.glob("lib/python3*/site-packages")]
+    found = distributions(path=folders)
+    return {re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower(): one for one in found}
+
+
+def manylinux(package):
+    """The oldest glibc with which a wheel says it works, of all that it names; none where it does
+    not matter."""
+    old = {"manylinux1_": "2.5_", "manylinux2010_": "2.12_", "manylinux2014_": "2.17_"}
+    text = package.read_text("WHEEL") or ""
+    for name, version in old.items():
+        text = text.replace(name, f"manylinux_{version.replace('.', '_')}")
+    found = re.findall(r"manylinux_([0-9]+)_([0-9]+)_", text)
+    return min(([int(major), int(minor)] for major, minor in found), default=None)
 
 
 def files():
@@ -43,20 +66,31 @@ def listed():
     return sorted(line.split("  ", 1)[1] for line in lines)
 
 
+def glibc():
+    """The C library's version, as numbers."""
+    return [int(part) for part in os.confstr("CS_GNU_LIBC_VERSION").split()[1].split(".")]
+
+
+def each(ask):
+    """Ask about each environment; what one cannot tell, another may."""
+    return lambda: {str(venv): answer(partial(ask, venv)) for venv in VENVS}
+
+
 ASKED = {
-    "check": lambda: run(*PIP, "check"),
-    "compiled": lambda: len(compiled()),
-    "dated": lambda: dated()[:5],
+    "caches": lambda: [str(path) for path in (Path("/root/.cache"),) if path.exists()],
+    "check": each(lambda venv: pip(venv, "check")),
+    "compiled": each(lambda venv: len(compiled(venv))),
+    "dated": each(lambda venv: [str(p) for p in compiled(venv) if flags(p) != UNDATED][:5]),
     "files": lambda: [str(path.relative_to(MODELS)) for path in files()],
-    "frozen": lambda: run(*PIP, "freeze"),
-    "installed": installed,
-    "left": lambda: [
-        str(path) for path in (VENV / "requirements.new", Path("/root/.cache")) if path.exists()
-    ],
+    "frozen": each(lambda venv: pip(venv, "freeze")),
+    "glibc": glibc,
+    "installed": each(lambda venv: {name: one.version for name, one in packages(venv).items()}),
+    "left": each(lambda venv: [str(p) for p in (venv / "requirements.new",) if p.exists()]),
     "listed": listed,
-    "lock": lambda: hashlib.sha256((VENV / "requirements.lock").read_bytes()).hexdigest(),
+    "lock": each(lambda v: hashlib.sha256((v / "requirements.lock").read_bytes()).hexdigest()),
     "manifest": lambda: run("sha256sum", "--check", "--strict", "--quiet", MANIFEST, cwd=MODELS),
-    "owners": lambda: sorted({path.lstat().st_uid for path in VENV.rglob("*")}),
+    "manylinux": each(lambda v: {name: manylinux(one) for name, one in packages(v).items()}),
+    "owners": each(lambda venv: sorted({path.lstat().st_uid for path in venv.rglob("*")})),
     "writable": lambda: [str(path) for path in files() if path.stat().st_mode & 0o222],
 }
 

@@ -1,4 +1,7 @@
-"""The frameworks: exactly what the lock lists, importable, and able to run a model."""
+"""The frameworks: exactly what the locks list, importable, and able to run a model.
+
+There is one environment for each use of the role ``python_frameworks``.
+"""
 
 import hashlib
 import json
@@ -10,6 +13,13 @@ import pytest
 HERE = Path(__file__).parent
 # relu(x @ weight + bias) of the rows in inference.py, worked out apart from the code under test.
 TINY = [[7.75, 0.0, 0.0], [0.5, 0.0, 1.0], [3.875, 0.0, 0.0]]
+# Packages whose versions begin with the CUDA that they belong to; others count by themselves. Up to
+# CUDA 12 their names end in the major version, and of CUDA 13 most do not.
+OF_CUDA = re.compile(
+    r"nvidia-(cublas|cuda-cupti|cuda-nvrtc|cuda-runtime|nvjitlink|nvtx)(-cu[0-9]+)?"
+)
+
+each_environment = pytest.mark.each_use("python_frameworks")
 
 
 def ask(host, python, program, *arguments):
@@ -22,10 +32,19 @@ def ask(host, python, program, *arguments):
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def venv(expected):
-    """The folder of the environment."""
-    return expected.get("python_frameworks_venv", "/opt/vaultbuild/venvs/default")
+def lock_of(use):
+    """The project's lock file of an environment, as text."""
+    return (HERE.parent / Path(use["python_frameworks_requirements"]).name).read_text()
+
+
+def locked_in(use):
+    """Versions by name, as the lock lists them."""
+    return dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^ \\\n]+)", lock_of(use), re.MULTILINE))
+
+
+def has_cuda(use):
+    """Whether an environment brings a CUDA of its own."""
+    return any(OF_CUDA.fullmatch(name) for name in locked_in(use))
 
 
 @pytest.fixture(scope="module")
@@ -35,62 +54,95 @@ def models(expected):
 
 
 @pytest.fixture(scope="module")
-def machine(host, venv, models):
-    """What the machine says about its environment and its models."""
-    return ask(host, "python3", "machine.py", venv, models)
+def machine(host, uses, models):
+    """What the machine says about its environments and its models."""
+    venvs = [use["python_frameworks_venv"] for use in uses("python_frameworks")]
+    return ask(host, "python3", "machine.py", models, *venvs)
 
 
 @pytest.fixture(scope="module")
-def inference(host, venv, models):
-    """What the frameworks compute."""
-    return ask(host, f"{venv}/bin/python", "inference.py", f"{models}/tiny/model.onnx")
+def environment(machine, use):
+    """What the machine says about one environment."""
+    venv = use["python_frameworks_venv"]
+    return {
+        name: said[venv]
+        for name, said in machine.items()
+        if isinstance(said, dict) and venv in said
+    }
 
 
 @pytest.fixture(scope="module")
-def lock(expected):
-    """The project's lock file, as text."""
-    name = Path(expected["python_frameworks_requirements"]).name
-    return (HERE.parent / name).read_text()
+def inference(host, expected, models):
+    """What the frameworks of the default environment compute."""
+    python = f"{expected['python_frameworks_venv']}/bin/python"
+    return ask(host, python, "inference.py", f"{models}/tiny/model.onnx")
 
 
 @pytest.fixture(scope="module")
-def locked(lock):
-    """Versions by name, as the lock lists them."""
-    return dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^ \\\n]+)", lock, re.MULTILINE))
+def locked(use):
+    """Versions by name, as the lock of one environment lists them."""
+    return locked_in(use)
 
 
-def test_environment_is_what_the_lock_lists(machine, locked):
-    assert machine["frozen"]["status"] == 0
-    lines = [f"{name}=={version}" for name, version in locked.items()]
-    assert sorted(machine["frozen"]["output"].splitlines()) == sorted(lines)
+@each_environment
+def test_environment_is_what_the_lock_lists(environment, locked):
+    assert environment["frozen"]["status"] == 0
+    lines = environment["frozen"]["output"].splitlines()
+    named = [line.partition("==") for line in lines]
+    found = [f"{re.sub('[-_.]+', '-', name).lower()}=={rest}" for name, _, rest in named]
+    assert sorted(found) == sorted(f"{name}=={version}" for name, version in locked.items())
 
 
-def test_environment_has_nothing_more_but_pip(machine, locked):
-    assert set(machine["installed"]) - locked.keys() == {"pip"}
+@each_environment
+def test_environment_has_nothing_more_but_pip(environment, locked):
+    assert environment["installed"].keys() - locked.keys() == {"pip"}
 
 
-def test_environment_was_made_from_this_lock(machine, lock):
-    assert machine["lock"] == hashlib.sha256(lock.encode()).hexdigest()
+@each_environment
+def test_environment_was_made_from_this_lock(environment, use):
+    assert environment["lock"] == hashlib.sha256(lock_of(use).encode()).hexdigest()
 
 
-def test_dependencies_are_complete(machine):
-    assert machine["check"] == {"status": 0, "output": "No broken requirements found."}
+@each_environment
+def test_dependencies_are_complete(environment):
+    assert environment["check"] == {"status": 0, "output": "No broken requirements found."}
 
 
-def test_bytecode_is_there_and_carries_no_time(machine):
-    assert machine["compiled"] > 500
-    assert machine["dated"] == []
+@each_environment
+def test_bytecode_is_there_and_carries_no_time(environment):
+    assert environment["compiled"] > 500
+    assert environment["dated"] == []
 
 
-def test_environment_belongs_to_root(machine):
-    assert machine["owners"] == [0]
+@each_environment
+def test_environment_belongs_to_root(environment):
+    assert environment["owners"] == [0]
 
 
-def test_installing_left_nothing_behind(machine):
-    assert machine["left"] == []
+@each_environment
+def test_installing_left_nothing_behind(environment, machine):
+    assert environment["left"] == machine["caches"] == []
 
 
-def test_frameworks_are_of_the_locked_versions(inference, locked):
+@each_environment
+def test_wheels_work_with_the_c_library(environment, machine):
+    # A wheel that needs a newer one is installed all the same where pip is told its platform.
+    needed = {name: glibc for name, glibc in environment["manylinux"].items() if glibc}
+    assert needed
+    assert {name: glibc for name, glibc in needed.items() if glibc > machine["glibc"]} == {}
+
+
+@pytest.mark.each_use("python_frameworks", where=has_cuda)
+def test_environment_has_one_cuda(environment):
+    found = environment["installed"].items()
+    minors = {
+        name: tuple(version.split(".")[:2]) for name, version in found if OF_CUDA.fullmatch(name)
+    }
+    assert len(set(minors.values())) == 1, minors
+
+
+def test_frameworks_are_of_the_locked_versions(inference, expected):
+    locked = locked_in(expected)
     assert inference["versions"] == {name: locked[name] for name in ("numpy", "onnxruntime")}
 
 

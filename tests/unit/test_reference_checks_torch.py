@@ -1,0 +1,106 @@
+"""The checks of torch, on answers of sound and of broken environments."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+CHECKS = "stages/frameworks/checks/test_torch.py"
+FOLDER = Path(__file__).parents[2] / "stages/frameworks"
+TORCH = "python_frameworks:torch"
+LOCKED = dict(
+    re.findall(r"^([\w.-]+)==([\w.]+)", (FOLDER / "torch.lock").read_text(), re.MULTILINE)
+)
+
+
+def answer():
+    uses = {
+        name: {
+            "python_frameworks_requirements": f"stages/frameworks/{lock}",
+            "python_frameworks_venv": f"/opt/vaultbuild/venvs/{lock}",
+        }
+        for name, lock in {"python_frameworks": "requirements.lock", TORCH: "torch.lock"}.items()
+    }
+    training = {
+        "architectures": ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"],
+        "convolved": [[[[9.0, 9.0], [9.0, 9.0]]]],
+        "cuda": "12.4",
+        "cudnn": 90100,
+        "nccl": [2, 21, 5],
+        "residual": 2.6e-14,
+        "trained": {"weights": [[0.875, 1.25]], "losses": [2.5, 18.640625]},
+        "versions": {"numpy": LOCKED["numpy"], "torch": f"{LOCKED['torch']}+cu124"},
+    }
+    return {"expected": {}, "uses": uses, "training.py": training}
+
+
+def said(**training):
+    return {"training.py": training}
+
+
+def names(*checks):
+    return tuple(f"{check}[{TORCH}]" for check in checks)
+
+
+def codes(*targets):
+    return tuple(f"test_torch_has_code_for[{TORCH}-{target}]" for target in targets)
+
+
+VERSION, CUDA = names(
+    "test_torch_is_of_the_locked_version", "test_torch_is_for_the_cuda_of_its_wheels"
+)
+(LIBRARIES,) = names("test_torch_loads_the_libraries_of_its_wheels")
+TRAINS, CONVOLVES, ALGEBRA = names(
+    "test_torch_trains", "test_torch_convolves", "test_linear_algebra_of_torch_is_right"
+)
+# Case: (what is different,).
+SOUND = {
+    "as built": ({},),
+    "a version without its build": (said(versions={"torch": LOCKED["torch"]}),),
+    "a target has code of its own": (said(architectures=(None, "sm_89")),),
+    "Turing runs code for Volta": (said(architectures=("sm_75", None)),),
+    "code for compilers too": (said(architectures=(None, "compute_90")),),
+}
+# Case: (what is different, checks that fail: those and no other).
+BROKEN = {
+    "another torch": (said(versions={"torch": "2.7.1+cu124"}), VERSION),
+    "another numpy": (said(versions={"numpy": "1.26.4"}), VERSION),
+    "built for another CUDA": (said(cuda="12.6"), CUDA),
+    "built for no CUDA": (said(cuda=None), CUDA),
+    "another cuDNN is loaded": (said(cudnn=90501), LIBRARIES),
+    "no cuDNN": (said(cudnn=None), LIBRARIES),
+    "another NCCL is loaded": (said(nccl=[2, 20, 5]), LIBRARIES),
+    "no code for Hopper": (said(architectures=("sm_90", None)), *codes(90)),
+    "code for Hopper is only to be compiled": (
+        said(architectures=("sm_90", "compute_90")),
+        *codes(90),
+    ),
+    "code of a newer Ampere only": (said(architectures=("sm_80", None)), *codes(80)),
+    "no code for Ampere and Ada": (
+        said(architectures=["sm_70", "sm_75", "sm_90"]),
+        *codes(80, 86, 89),
+    ),
+    "no code at all": (said(architectures=[]), *codes(75, 80, 86, 89, 90)),
+    "the step goes elsewhere": (said(trained={"weights": [[0.875, 1.0]]}), TRAINS),
+    "the loss is another": (said(trained={"losses": [2.5, 2.5]}), TRAINS),
+    "a convolution computes something else": (
+        said(convolved=[[[[9.0, 9.0], [9.0, 8.0]]]]),
+        CONVOLVES,
+    ),
+    "linear algebra is inexact": (said(residual=1e-3), ALGEBRA),
+    "linear algebra gives no number": (said(residual=float("nan")), ALGEBRA),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_checks_pass_on_a_sound_machine(judged, case):
+    assert judged.failed(case) == judged.having(case, "skipped") == set()
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_checks_fail_on_a_broken_machine(judged, case):
+    _, *failing = BROKEN[case]
+    assert judged.failed(case) == set(failing)
+    assert judged.confused(case) == set()
