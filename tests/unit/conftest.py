@@ -106,7 +106,7 @@ def _cases(module):
 
 def _asked(work, checks, cases) -> Judged:
     """Run the checks in a pytest of their own, on a copy as in a verification."""
-    folder = work / "stages" / checks.parent.parent.name / "checks"
+    folder = work / checks.parent.relative_to(ROOT)
     folder.parent.mkdir(parents=True)
     shutil.copytree(checks.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for lock in checks.parent.parent.glob("*.lock"):
