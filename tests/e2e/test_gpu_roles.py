@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import runpy
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,6 +61,15 @@ LISTED = f"""
       nvidia_container_toolkit_runtimes: [podman]
   - role: node_exporter
     variables: {{node_exporter_version: 1.9.0-1+b4}}
+  - role: secure_boot
+    variables:
+      secure_boot_certificate: modules.der
+      secure_boot_key: KEY
+      secure_boot_folders: [kernel/fs/isofs]
+  - role: mig
+    variables:
+      mig_configs: {{whole: [{{devices: all, mig-enabled: false}}]}}
+      mig_selected: whole
   - role: kernel_cmdline
     variables: {{kernel_cmdline_parameters: [iommu=pt, audit=1]}}
 """
@@ -74,14 +84,15 @@ roles:
 """
 USED = (
     "apt_lists", "apt_repository", "cis_baseline", "cudnn", "dcgm", "fabric_manager",
-    "kernel_cmdline", "nccl", "node_exporter", "nvidia_container_toolkit", "rdma",
+    "boot_kernel", "kernel_cmdline", "mig", "nccl", "node_exporter", "nvidia_container_toolkit",
+    "rdma", "secure_boot",
 )  # fmt: skip
 
 
 @pytest.fixture
 def gpu(copy, tmp_path, require_program):
     """The trimmed project with a stage of all these roles, and one that runs them again."""
-    for program in ("dpkg-deb", "gpg", "gpgconf"):
+    for program in ("dpkg-deb", "gpg", "gpgconf", "openssl"):
         require_program(program)
     for role in USED:
         shutil.copytree(ROLES / role, copy.project / "ansible/roles" / role)
@@ -93,13 +104,19 @@ def gpu(copy, tmp_path, require_program):
         "argument_specs: {main: {short_description: Stands for the driver, options: {}}}\n"
     )
     archive, key = FAKE.make(tmp_path / "archive", tmp_path / "gnupg")
+    certificate, secret = tmp_path / "modules.der", tmp_path / "modules.key"
+    command = ["openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=Test modules", "-keyout", secret, "-outform", "der"]
+    subprocess.run([*command, "-out", certificate], check=True, capture_output=True)
     first = "\n  - role: fake_archive\n    variables: {fake_archive_tar: archive.tar}"
     stages = {"gpu": ("base", first + LISTED), "again": ("gpu", LISTED)}
     for name, (parent, roles) in stages.items():
         folder = copy.project / "stages" / name
         folder.mkdir()
-        (folder / "stage.yml").write_text(f"---\nparent: {parent}\nroles:{roles}")
+        text = f"---\nparent: {parent}\nroles:{roles}".replace("KEY", str(secret))
+        (folder / "stage.yml").write_text(text)
         shutil.copy(key, folder)
+        shutil.copy(certificate, folder)
     shutil.copy(archive, copy.project / "stages/gpu")
     (copy.project / "stages/wrong").mkdir()
     (copy.project / "stages/wrong/stage.yml").write_text(WRONG)
@@ -109,7 +126,7 @@ def gpu(copy, tmp_path, require_program):
     return copy
 
 
-def test_roles_install_hold_and_enable_and_change_nothing_the_second_time(gpu):
+def test_roles_install_hold_and_enable_and_change_nothing_the_second_time(gpu, tmp_path):
     """Each role's own checks say whether it did what it is for; they run with the stage."""
     gpu("stage", "again", "--engine", "nspawn")
     record = gpu("show", "again", "--engine", "nspawn", "--json").json
@@ -117,7 +134,15 @@ def test_roles_install_hold_and_enable_and_change_nothing_the_second_time(gpu):
     outcomes: dict[str, set[str]] = {}
     for check in record["verdict"]["results"]:
         outcomes.setdefault(check["name"].partition("/")[0], set()).add(check["outcome"])
-    assert {name for name in USED if "passed" in outcomes.get(name, ())} == {*USED} - {"apt_lists"}
+    assert {name for name in USED if "passed" in outcomes.get(name, ())} == {*USED} - {
+        "apt_lists",
+        "boot_kernel",
+    }
+
+    # The key that signed modules is in nothing that the builds left: no image, log, key or record.
+    line = (tmp_path / "modules.key").read_bytes().splitlines()[5]
+    left = [path for path in gpu.var.rglob("*") if path.is_file()]
+    assert [path for path in left if line in path.read_bytes()] == []
 
     said = gpu("stage", "wrong", "--engine", "nspawn", status=1).stderr
     assert "fabric_manager_version is 550.90.07-1, the driver in the image is 550.163.01" in said
