@@ -36,7 +36,7 @@ def library(soname: str, function: str, number: int) -> bytes:
     code = (
         b"\xc7\x07" + struct.pack("<I", number) + b"\x31\xc0\xc3"
     )  # mov [rdi], N; xor eax, eax; ret
-    header, segments = 64, 2 * 56
+    header, segments = 64, 3 * 56
     at = {"code": header + segments}
     at["symbols"] = at["code"] + 16
     at["hash"] = at["symbols"] + 48
@@ -61,11 +61,14 @@ def library(soname: str, function: str, number: int) -> bytes:
     whole[:header] = (
         b"\x7fELF\2\1\1"
         + bytes(9)
-        + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, header, 0, 0, header, 56, 2, 0, 0, 0)
+        + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, header, 0, 0, header, 56, 3, 0, 0, 0)
     )
     load = struct.pack("<IIQQQQQQ", 1, 7, 0, 0, 0, size, size, 4096)
     place = at["dynamic"], at["dynamic"], at["dynamic"], len(dynamic), len(dynamic), 8
-    whole[header : header + segments] = load + struct.pack("<IIQQQQQQ", 2, 6, *place)
+    dynamics = struct.pack("<IIQQQQQQ", 2, 6, *place)
+    # Without a word about the stack it would be taken for one that wants to run it.
+    stack = struct.pack("<IIQQQQQQ", 0x6474E551, 6, 0, 0, 0, 0, 0, 16)
+    whole[header : header + segments] = load + dynamics + stack
     for name, part in body.items():
         whole[at[name] : at[name] + len(part)] = part
     return bytes(whole)
