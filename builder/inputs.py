@@ -45,6 +45,7 @@ _TEMPLATE_SUFFIX = ".j2"
 _LINK = "link:"
 _BLOCK = 1 << 20
 _PEOPLE_READ = "README.md"
+_ASKED_LATER = "checks"
 
 # Settings that say where something is fetched, beside another that says what it must be (sha256).
 _WHEREABOUTS = {"bootstrap": (), "cloud_image": ("url",), "iso": ("url",)}
@@ -283,9 +284,10 @@ class _Reading:
             found = self._cache.tree(folder.as_posix())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ProjectError([Problem(folder, "there is no such role")]) from error
-        # What people read of a role is not in the snapshot, so no task can read it either.
+        # What people read of a role, and its checks: in no snapshot, so no task can read them.
         found.pop((folder / _PEOPLE_READ).as_posix(), None)
-        return found
+        checks = f"{(folder / _ASKED_LATER).as_posix()}/"
+        return {path: value for path, value in found.items() if not path.startswith(checks)}
 
 
 def _template_sources(stage: Stage, cache: StatCache) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """Boot an image on a throwaway overlay and ask it questions.
 
-The checks are testinfra's, from ``stages/<stage>/checks/`` of the stage and of all it stands on.
-What they said is a verdict; it belongs to one image, one set of checks and one engine, and an image
-that was asked once is not asked again.
+The checks are testinfra's, from ``stages/<stage>/checks/`` of the stage and of all it stands on,
+and from ``ansible/roles/<role>/checks/`` of the roles that these list. What they said is a verdict;
+it belongs to one image, one set of checks and one engine, and an image that was asked once is not
+asked again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from builder.engines import Machine
 from builder.engines.keys import make_keys
 from builder.errors import CheckError
 from builder.inputs import copy_files, require_links_inside
+from builder.pipeline import ROLES_FOLDER
 from builder.scratch import scratch
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class CheckSet:
-    """The checks that apply to a stage: its own and those of what it stands on.
+    """The checks that apply to a stage: its own, its roles', and those of what it stands on.
 
     ``folders`` and ``files`` are relative to ``root``: the project, or a copy of them.
     """
@@ -119,8 +121,8 @@ def checks_of(
     ``uses`` are the variables of each use of a role, ``variables`` all of them as one.
     Raises :class:`builder.errors.ProjectError` for links that lead out of their folder.
     """
-    names = [f"{stage.folder}/checks" for stage in lineage]
-    folders = tuple(name for name in names if (cache.root / name).is_dir())
+    names = [f"{folder}/checks" for stage in lineage for folder in _folders(stage)]
+    folders = tuple(name for name in dict.fromkeys(names) if (cache.root / name).is_dir())
     held: dict[str, str] = {}
     for folder in folders:
         found = cache.tree(folder)
@@ -128,6 +130,12 @@ def checks_of(
         held.update(found)
     held.update(_named_files(lineage, cache))
     return CheckSet(lineage[-1].name, variant, cache.root, folders, held, variables, uses or {})
+
+
+def _folders(stage: Stage) -> Iterator[Path]:
+    """Yield what has checks of a stage: itself, then its roles."""
+    yield stage.folder
+    yield from (ROLES_FOLDER / use.role for use in stage.roles)
 
 
 def _named_files(lineage: Sequence[Stage], cache: digest.StatCache) -> dict[str, str]:

@@ -44,6 +44,8 @@ test_needs=(
     git:git
     shellcheck:shellcheck
     sshd:openssh-server
+    gpg:gpg
+    gpg-agent:gpg-agent
 )
 # Packages that start a server when they are installed. vaultbuild starts its own, on loopback; on
 # a user's machine no port may open because of us.

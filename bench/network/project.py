@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LATENCY: Final = 0.02
 PACE: Final = 20
 _STORE = ("images", "checkpoints", "latest", "verdicts")
-_ROLES = ("base_system", "ssh_baseline", "seal", "python_frameworks")
+_ROLES = ("apt_hygiene", "base_system", "ssh_baseline", "seal", "python_frameworks")
 _STAGE = """---
 parent: base
 roles: [python_frameworks]

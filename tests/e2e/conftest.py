@@ -34,6 +34,7 @@ TRIMMED = Path(__file__).with_name("project")
 SHARED = (
     "ansible/ansible.cfg",
     "ansible/requirements.yml",
+    "ansible/roles/apt_hygiene",
     "ansible/roles/base_system",
     "ansible/roles/ssh_baseline",
     "ansible/roles/seal",

@@ -40,6 +40,8 @@ class Judged:
 def judge(tmp_path_factory):
     """Call it with a module that has ``CHECKS``, ``answer()``, ``SOUND`` and ``BROKEN``.
 
+    And ``FILES``, where the checks read files of the project: their contents by their paths.
+
     ``CHECKS`` is a file of checks. ``answer()`` is what they are told about a sound image: the
     variables under ``expected``, those of each use of a role under ``uses``, and the answer of each
     program under its file's name. ``SOUND``
@@ -50,6 +52,9 @@ def judge(tmp_path_factory):
     def run(module) -> Judged:
         if module.CHECKS not in known:
             work = tmp_path_factory.mktemp("judged")
+            for path, content in getattr(module, "FILES", {}).items():
+                (work / path).parent.mkdir(parents=True, exist_ok=True)
+                (work / path).write_bytes(content)
             known[module.CHECKS] = _asked(work, ROOT / module.CHECKS, _cases(module))
         return known[module.CHECKS]
 
@@ -107,8 +112,8 @@ def _cases(module):
 
 def _asked(work, checks, cases) -> Judged:
     """Run the checks in a pytest of their own, on a copy as in a verification."""
-    folder = work / "stages" / checks.parent.parent.name / "checks"
-    folder.parent.mkdir(parents=True)
+    folder = work / checks.parent.relative_to(ROOT)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(checks.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
     for lock in checks.parent.parent.glob("*.lock"):
         shutil.copy(lock, folder.parent)

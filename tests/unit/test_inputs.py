@@ -183,6 +183,11 @@ def add_a_check(root: Path) -> None:
     (root / "stages/final/checks/test_final.py").write_text("def test_it(host): ...\n")
 
 
+def add_a_check_to_a_role(root: Path) -> None:
+    (root / "ansible/roles/sealing/checks").mkdir()
+    (root / "ansible/roles/sealing/checks/test_sealing.py").write_text("def test_it(host): pass\n")
+
+
 def add_litter(root: Path) -> None:
     (root / "ansible/roles/sealing/tasks/.main.yml.swp").write_text("x")
     (root / "ansible/roles/sealing/__pycache__").mkdir()
@@ -215,6 +220,7 @@ def comment_a_stage_file(root: Path) -> None:
         reorder_yaml,
         add_what_nobody_declared,
         add_a_check,
+        add_a_check_to_a_role,
         add_litter,
         more_processors,
         other_ports_and_proxies,

@@ -13,7 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("stages/*/checks/test_*.py"))
+FILES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("stages", "ansible/roles")
+    for path in ROOT.glob(f"{folder}/*/checks/test_*.py")
+)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ MACHINE = "machine.py"
 KERNEL, VERSION = "6.12.117+deb13-cloud-amd64", "6.12.117-1"
 OTHER = "6.12.94+deb13-cloud-amd64"
 KEY = "/etc/ssh/ssh_host_ed25519_key"
-MASKED = ["apt-daily-upgrade.timer", "apt-daily.timer", "sshd-keygen.service"]
-MASKED += ["systemd-networkd-wait-online.service"]
+MASKED = ["sshd-keygen.service", "systemd-networkd-wait-online.service"]
 ENABLED = ["containerd.service", "docker.service", "ssh-host-key.service", "ssh.service"]
 ENABLED += [f"systemd-{name}.service" for name in ("networkd", "resolved", "timesyncd")]
 

@@ -1,5 +1,6 @@
 """Checks and verdicts: what belongs to a set, what a verdict says, how a failure is told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from builder.digest import StatCache
 from builder.errors import CheckError, ProjectError
 from builder.inputs import EditedError
-from builder.pipeline import Resources, Stage
+from builder.pipeline import Resources, RoleUse, Stage
 from builder.verify import (
     CheckResult,
     Verdict,
@@ -83,6 +84,20 @@ def test_a_stage_without_checks_has_those_it_stands_on(project, tmp_path):
     (project / "stages/final/checks").rmdir()
     found = checks_of(LINEAGE, StatCache(project, tmp_path / "files.json"), "one", {})
     assert found.folders == ("stages/base/checks",)
+
+
+def test_a_role_has_checks_where_a_stage_lists_it(project, tmp_path):
+    for role in ("listed", "unlisted", "silent"):
+        (project / "ansible/roles" / role).mkdir(parents=True)
+    for role in ("listed", "unlisted"):
+        (project / "ansible/roles" / role / "checks").mkdir()
+        (project / "ansible/roles" / role / "checks/test_role.py").write_text("def test_it(): pass")
+    uses = tuple(RoleUse(name, {}, {}) for name in ("listed", "silent", "listed"))
+    lineage = (replace(LINEAGE[0], roles=uses), LINEAGE[1])
+    found = checks_of(lineage, StatCache(project, tmp_path / "files.json"), "one", {})
+    folders = ("stages/base/checks", "ansible/roles/listed/checks", "stages/final/checks")
+    assert found.folders == folders
+    assert "ansible/roles/listed/checks/test_role.py" in found.files
 
 
 def test_an_edit_makes_another_set(project, digest_of):

@@ -11,8 +11,6 @@ import subprocess
 from pathlib import Path
 
 UNITS = (
-    "apt-daily-upgrade.timer",
-    "apt-daily.timer",
     "containerd.service",
     "docker.service",
     "ssh-host-key.service",

@@ -15,12 +15,7 @@ ENABLED = (
     "systemd-resolved.service",
     "systemd-timesyncd.service",
 )
-MASKED = (
-    "apt-daily-upgrade.timer",
-    "apt-daily.timer",
-    "sshd-keygen.service",
-    "systemd-networkd-wait-online.service",
-)
+MASKED = ("sshd-keygen.service", "systemd-networkd-wait-online.service")
 SSHD = (
     "clientaliveinterval 180",
     "hostkey /etc/ssh/ssh_host_ed25519_key",
