@@ -41,6 +41,7 @@ def answer():
         "listed": ["tiny/model.onnx"],
         "lock": hashlib.sha256(LOCK.encode()).hexdigest(),
         "manifest": {"status": 0, "output": ""},
+        "model_owners": [0],
         "owners": [0],
         "writable": [],
     }
@@ -125,6 +126,7 @@ BROKEN = {
         told(dated=["/opt/vaultbuild/venvs/default/lib/python3.13/site-packages/a.pyc"]),
         BYTECODE,
     ),
+    "models of a user": (told(model_owners=(None, 1000)), "test_models_are_read_only"),
     "files of a user": (told(owners=(None, 1000)), "test_environment_belongs_to_root"),
     "pip's cache is left": (told(left=["/root/.cache"]), "test_installing_left_nothing_behind"),
     "another numpy is imported": (computes(versions={"numpy": "1.26.4"}), VERSIONS),

@@ -56,6 +56,7 @@ ASKED = {
     "listed": listed,
     "lock": lambda: hashlib.sha256((VENV / "requirements.lock").read_bytes()).hexdigest(),
     "manifest": lambda: run("sha256sum", "--check", "--strict", "--quiet", MANIFEST, cwd=MODELS),
+    "model_owners": lambda: sorted({path.lstat().st_uid for path in (MODELS, *MODELS.rglob("*"))}),
     "owners": lambda: sorted({path.lstat().st_uid for path in VENV.rglob("*")}),
     "writable": lambda: [str(path) for path in files() if path.stat().st_mode & 0o222],
 }
