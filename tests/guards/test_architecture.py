@@ -10,6 +10,7 @@ from pathlib import Path
 LAYERS = """
     errors suggest events checks in_guest record vm_options
     process files yamlfile schema hcl ports
+    partitions
     digest memo failures history texts scratch network
     fetch
     patience config template store disks caches monitor outcome
@@ -19,7 +20,7 @@ LAYERS = """
     checkpoints
     inputs sources guest needs gateway
     verify doctor
-    plan clones
+    plan clones inspection
     estimate
     live reporter provide
     supplies
