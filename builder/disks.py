@@ -36,6 +36,31 @@ def info(disk: Path) -> DiskInfo:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a QCOW2 is inside: how its clusters are kept, and how many snapshots it has."""
+
+    compression: str
+    compressed: int
+    allocated: int
+    leaked: int
+    snapshots: int
+
+
+def shape(disk: Path) -> Shape:
+    """Read all of a QCOW2's own structures."""
+    told = json.loads(process.run(["qemu-img", "info", "--output=json", disk]).stdout)
+    check = process.run(["qemu-img", "check", "--output=json", disk], check=False)
+    counted = json.loads(check.stdout)
+    return Shape(
+        compression=told["format-specific"]["data"].get("compression-type", "zlib"),
+        compressed=counted.get("compressed-clusters", 0),
+        allocated=counted.get("allocated-clusters", 0),
+        leaked=counted.get("leaks", 0),
+        snapshots=len(told.get("snapshots", [])),
+    )
+
+
 def backing_in_header(disk: Path) -> str | None:
     """Return the name of what a QCOW2 stands on, from its header; starts no program."""
     with disk.open("rb") as file:
@@ -113,6 +138,11 @@ def flatten(disk: Path, target: Path, *, compression: str) -> None:
         "-o", f"compression_type={compression}",
         disk, target,
     ])  # fmt: skip
+
+
+def unpack(disk: Path, raw: Path) -> None:
+    """Write ``disk`` to a raw file with holes where it is zero."""
+    process.run(["qemu-img", "convert", "-O", "raw", disk, raw])
 
 
 def name_backing(disk: Path, parent: str) -> None:

@@ -39,6 +39,8 @@ _running: set[Child] = set()
 # The package of Debian that brings a program.
 _PACKAGES = {
     "apt-cacher-ng": "apt-cacher-ng",
+    "debugfs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
     "ip": "iproute2",
     "losetup": "mount",
     "mcopy": "mtools",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from builder import __version__, digest, disks, files, network
 from builder.clones import boot_clones, clone_results
 from builder.digest import file_signature
 from builder.errors import CheckError, StoreError
+from builder.inspection import inspect
 from builder.record import utc_now
 from builder.verify import Verdict, copied, require_passed
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from builder.project import Project
     from builder.reporter import Reporter
     from builder.store import Image
-    from builder.verify import CheckSet
+    from builder.verify import CheckResult, CheckSet
 
 _MANIFEST = "manifest.json"
 
@@ -159,10 +161,12 @@ def _make(
         reporter.doing(f"flattening and compressing {stage}")
         disks.flatten(lineage[-1].disk, disk, compression=compression)
         disks.check(disk)
+        reporter.doing("looking at the release")
+        seen = _inspect(disk, lineage[-1], checks, compression)
         reporter.doing("booting two clones of the release, under BIOS and UEFI")
         resources = pipeline.stage(stage).resources
         clones = boot_clones(disk, checks, project.vm, resources, logs())
-        final = _judge(clones, image, checks, project.vm)
+        final = _judge(seen, clones, image, checks, project.vm)
         reporter.checked("release", final, known=False)
         manifest = _manifest(pipeline, lineage, disk, (verdict, final), clones, compression)
         manifest["network"] = _lock(staged, lineage)
@@ -199,10 +203,35 @@ def _lineage(project: Project, image: Image) -> tuple[Image, ...]:
     return tuple(chain)
 
 
-def _judge(clones: Sequence[Clone], image: Image, checks: CheckSet, engine: QemuEngine) -> Verdict:
+def _inspect(
+    disk: Path, image: Image, checks: CheckSet, compression: str
+) -> tuple[CheckResult, ...]:
+    """Look at the published file before two machines are started for it; raise what is wrong."""
+    raw = disk.with_suffix(".raw")
+    started = time.monotonic()
+    try:
+        disks.unpack(disk, raw)
+        packages = image.record.packages
+        seen = inspect(disk, raw, packages, made_of=image.disk, wanted=compression)
+    finally:
+        raw.unlink(missing_ok=True)
+    seconds = round(time.monotonic() - started, 1)
+    bytes_of = image.record.disk.sha256
+    verdict = Verdict(image.key, bytes_of, checks.digest(), "none", seconds, seen)
+    require_passed(verdict, f"the release of {image.record.stage}")
+    return seen
+
+
+def _judge(
+    seen: Sequence[CheckResult],
+    clones: Sequence[Clone],
+    image: Image,
+    checks: CheckSet,
+    engine: QemuEngine,
+) -> Verdict:
     """Return the verdict on the published file; raise unless it is good."""
     first, second = clones
-    results = [*first.results, *clone_results(first, second)]
+    results = [*seen, *first.results, *clone_results(first, second)]
     seconds = max(clone.seconds for clone in clones)
     verdict = Verdict(
         image.key, image.record.disk.sha256, checks.digest(), engine.name, seconds, tuple(results)
@@ -241,10 +270,16 @@ def _manifest(
         },
         "lineage": [_link(image) for image in lineage],
         "packages": record.to_json()["packages"],
+        "packages_sha256": packages_digest(record.packages),
         "tools": {"vaultbuild": __version__, **record.to_json()["tools"]},
         "boots": [{"firmware": clone.firmware, "seconds": clone.seconds} for clone in clones],
         "verdicts": [_summary(verdict) for verdict in verdicts],
     }
+
+
+def packages_digest(packages: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the name of a whole list of packages: two builds that agree on it have the same."""
+    return digest.digest_document({kind: dict(versions) for kind, versions in packages.items()})
 
 
 def _lock(staged: Path, lineage: Sequence[Image]) -> dict[str, Any] | None:

@@ -22,14 +22,13 @@ from builder.engines import MONITOR, carrier
 from builder.engines.cgroup import own_group
 from builder.errors import CommandError, VaultbuildError
 from builder.monitor import DISK_NODE
+from builder.partitions import root_partition
 from builder.vm_options import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _log = logging.getLogger(__name__)
-# Type 83, and the discoverable types of an x86-64 root.
-_ROOT_TYPES = ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "0FC63DAF-8483-4772-8E79-3D69D8477DE4", "83")
 _EXPORT_SECONDS = 20
 _SHUTDOWN_SECONDS = 30
 
@@ -140,17 +139,6 @@ def mounted(raw: Path, work: Path) -> Iterator[Path]:
         yield root
     finally:
         process.run(["umount", root])
-
-
-def root_partition(raw: Path) -> tuple[int, int]:
-    """Return where the root file system starts and how long it is, in bytes."""
-    table = json.loads(process.run(["sfdisk", "--json", raw]).stdout)["partitiontable"]
-    sector = table.get("sectorsize", 512)
-    roots = [part for part in table["partitions"] if part["type"].upper() in _ROOT_TYPES]
-    if not roots:
-        raise CommandError(f"{raw} has no Linux root partition")
-    largest = max(roots, key=lambda part: int(part["size"]))
-    return largest["start"] * sector, largest["size"] * sector
 
 
 def _carriers(spec: Spec) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Roles may run again on what they made: the second time they change nothing."""
+"""Roles may run again on what they made, and builds too: the second time nothing is different."""
 
 from __future__ import annotations
 
@@ -21,3 +21,17 @@ def test_a_second_run_of_a_stages_roles_changes_nothing(copy, stage):
     # Every boot makes an identity, this one too: to remove it is what the role is for.
     assert changed.pop("seal", 1) == 1
     assert changed == {}
+
+
+def test_the_same_inputs_give_the_same_packages(copy):
+    """Made anew from nothing, under the same keys: the list of packages is the same."""
+
+    def listed():
+        return copy("show", "final", "--engine", "nspawn", "--json").json
+
+    before = listed()
+    copy("stage", "final", "--engine", "nspawn", "--force")
+    after = listed()
+    assert after["created"] != before["created"]
+    assert after["key"] == before["key"]
+    assert after["packages"] == before["packages"]

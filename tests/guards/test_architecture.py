@@ -10,6 +10,7 @@ from pathlib import Path
 LAYERS = """
     errors suggest events in_guest record role_names vm_options
     checks process files yamlfile schema hcl ports
+    partitions
     digest memo failures history texts scratch network role_schema
     fetch
     patience config template store disks caches monitor outcome
@@ -20,7 +21,7 @@ LAYERS = """
     inputs sources guest needs gateway
     compat
     verify
-    plan clones
+    plan clones inspection
     estimate
     live reporter provide
     supplies

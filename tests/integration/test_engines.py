@@ -18,8 +18,9 @@ from builder.engines.greeting import wait_for_ssh
 from builder.engines.keys import make_keys
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import OVMF, QemuEngine, caches_network
-from builder.engines.supervisor import Spec, exported, root_partition
+from builder.engines.supervisor import Spec, exported
 from builder.errors import CommandError, HostError
+from builder.partitions import root_partition
 from builder.vm_options import credential
 
 pytestmark = pytest.mark.integration

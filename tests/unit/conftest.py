@@ -40,7 +40,7 @@ class Judged:
 def judge(tmp_path_factory):
     """Call it with a module that has ``CHECKS``, ``answer()``, ``SOUND`` and ``BROKEN``.
 
-    And ``FILES``, where the checks read files of the project: their contents by their paths.
+    And ``PROJECT_FILES``, where the checks read files of the project: their contents by their paths.
 
     ``CHECKS`` is a file of checks. ``answer()`` is what they are told about a sound image: the
     variables under ``expected``, those of each use of a role under ``uses``, and the answer of each
@@ -52,7 +52,7 @@ def judge(tmp_path_factory):
     def run(module) -> Judged:
         if module.CHECKS not in known:
             work = tmp_path_factory.mktemp("judged")
-            for path, content in getattr(module, "FILES", {}).items():
+            for path, content in getattr(module, "PROJECT_FILES", {}).items():
                 (work / path).parent.mkdir(parents=True, exist_ok=True)
                 (work / path).write_bytes(content)
             known[module.CHECKS] = _asked(work, ROOT / module.CHECKS, _cases(module))

@@ -11,7 +11,7 @@ import pytest
 from builder.clones import Clone, clone_results
 from builder.digest import Facts
 from builder.errors import StoreError
-from builder.publish import find_release, release_name
+from builder.publish import find_release, packages_digest, release_name
 
 KEY = "0123456789abcdef" * 4
 DISK = "d" * 64
@@ -163,3 +163,23 @@ def test_a_file_is_in_the_way(tmp_path):
     (tmp_path / release_name(PIPELINE, KEY)).write_text("notes")
     with pytest.raises(StoreError, match="exists and is not this release"):
         found(tmp_path)
+
+
+# --- what a manifest says -------------------------------------------------------------------------
+
+
+def test_the_order_of_packages_is_no_difference():
+    first = {"dpkg": {"a": "1", "b": "2"}, "python default": {"c": "3"}}
+    second = {"python default": {"c": "3"}, "dpkg": {"b": "2", "a": "1"}}
+    assert packages_digest(first) == packages_digest(second)
+
+
+def test_another_package_is_another_list():
+    packages = {"dpkg": {"a": "1"}, "python default": {"c": "3"}}
+    others = [
+        {**packages, "dpkg": {"a": "2"}},
+        {**packages, "dpkg": {"a": "1", "b": "2"}},
+        {**packages, "python other": {}},
+        {"dpkg": {"a": "1"}, "python other": {"c": "3"}},
+    ]
+    assert len({packages_digest(one) for one in (packages, *others)}) == len(others) + 1

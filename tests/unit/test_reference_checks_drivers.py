@@ -8,7 +8,7 @@ CHECKS = "stages/drivers/checks/test_drivers.py"
 KERNEL, OTHER = "6.12.117+deb13-cloud-amd64", "6.12.94+deb13-cloud-amd64"
 VERSION, DRIVER, OLD = "550.163.01-2", "550.163.01", "535.261.03"
 TOOLKIT = "12.4.127~12.4.1-2"
-PARTS = ("", "-uvm", "-modeset")
+PARTS = ("", "-uvm", "-modeset", "-drm", "-peermem")
 PROPRIETARY, OPEN = "nvidia-current", "nvidia-current-open"
 LIBRARIES = ["libcudart12", "libnvrtc12", "libnvrtc-builtins12.4"]
 # Package: version; all of them held.
@@ -21,8 +21,15 @@ PACKAGES = {
     "nvidia-persistenced": "550.163.01-1",
     **dict.fromkeys(LIBRARIES, TOOLKIT),
 }
+# Package: version; all that is built from the driver's sources.
+DRIVER_PACKAGES = {
+    **{name: version for name, version in PACKAGES.items() if version == VERSION},
+    "nvidia-legacy-check": VERSION,
+}
+LINKED = ["libnvrtc.so.12", "libnvidia-ml.so.1", "libcudart.so.12", "libcuda.so.1", "libcuda.so"]
+UNIT = "nvidia-persistenced.service"
 BLACKLISTS = ["nouveau-blacklist.conf", "nvidia-blacklists-nouveau.conf"]
-NOTHING = dict.fromkeys(("filename", "version", "vermagic", "license"), "")
+NOTHING = dict.fromkeys(("filename", "version", "vermagic", "license", "signer"), "")
 
 
 def module(name, part, licence):
@@ -32,6 +39,7 @@ def module(name, part, licence):
         "version": DRIVER,
         "vermagic": f"{KERNEL} SMP preempt mod_unload modversions",
         "license": licence,
+        "signer": "",
     }
 
 
@@ -51,10 +59,11 @@ def dkms(name, version=DRIVER, kernel=KERNEL, state="installed"):
 
 def answer():
     machine = {
+        "alternative": "/usr/lib/nvidia/current",
         "blacklisted": True,
         "blacklists": BLACKLISTS,
-        "blacklists_made": 1763650000.25,
         "dkms": [dkms(PROPRIETARY)],
+        "driver_packages": DRIVER_PACKAGES,
         "firmware": [DRIVER],
         "firmware_files": ["gsp_ga10x.bin", "gsp_tu10x.bin"],
         "gpu": False,
@@ -65,11 +74,15 @@ def answer():
         "loaded_at_boot": [],
         "libcuda": [f"libcuda.so.{DRIVER}"],
         "libnvidia-ml": [f"libnvidia-ml.so.{DRIVER}"],
+        "linked": {"names": LINKED, "lacking": {}, "unread": []},
         "modprobe": [loading(PROPRIETARY)],
+        "modprobe_changed": 1763650000.25,
         "modules": modules(PROPRIETARY, "NVIDIA"),
         "mok": [],
+        "nouveau_loads": [],
         "packages": {**PACKAGES, "libc6": "2.41-12"},
-        "persistenced": {"enabled": "enabled", "state": "inactive"},
+        "services": {UNIT: {"enabled": "enabled", "state": "inactive"}},
+        "upgraded": ["base-files", "libc6", "nvidia-installer-cleanup"],
     }
     compiled = {"status": 0, "elf": True, "named": True}
     cuda = {
@@ -97,9 +110,11 @@ def cuda(**said):
     return {"cuda.py": said}
 
 
+SLEEPING = {"enabled": "enabled", "state": "inactive"}
 OPENED = {
     "expected": {"nvidia_driver_flavour": "open"},
     **told(
+        alternative="/usr/lib/nvidia/current-open",
         dkms=[dkms(OPEN)],
         modprobe=[loading(OPEN)],
         modules=modules(OPEN, "Dual MIT/GPL"),
@@ -112,11 +127,19 @@ SOUND = {
     "as built": ({},),
     "open module": (OPENED,),
     "flavour is not said": ({"expected": ("nvidia_driver_flavour", None)},),
-    "with a GPU": (told(gpu=True, persistenced={"state": "active"}) | cuda(init=0),),
+    "with a GPU": (told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=0),),
+    "with DCGM": (told(services={"nvidia-dcgm.service": SLEEPING}),),
     "no bus in a container": (cuda(init=999),),
 }
 
 MODULE = "test_module_is_there_for_the_kernel_that_boots"
+SIGNED = "test_module_is_not_signed"
+ALTERNATIVE = "test_alternatives_are_of_the_flavour_asked_for"
+ONE_VERSION = "test_every_package_of_the_driver_is_of_one_version"
+UPGRADE = "test_an_upgrade_leaves_what_is_pinned_alone"
+FRESH = "test_initramfs_knows_what_modprobe_knows"
+SERVICES = "test_services_of_gpus_are_enabled_and_did_not_fail"
+LIBRARY = "test_libraries_find_what_they_need"
 FLAVOUR = "test_module_is_of_the_flavour_asked_for"
 DKMS = "test_dkms_has_nothing_but_that_module"
 MODPROBE = "test_modprobe_would_load_a_module_that_exists"
@@ -177,13 +200,62 @@ BROKEN = {
     "blacklist is not the role's": (told(blacklists=BLACKLISTS[1:]), INITRAMFS),
     "initramfs has no blacklist": (told(initramfs={"blacklists": BLACKLISTS[1:]}), INITRAMFS),
     "initramfs has nouveau": (told(initramfs={"nouveau": ["nouveau.ko.xz"]}), INITRAMFS),
-    "initramfs is older than the blacklist": (told(initramfs={"made": 1763649999.0}), INITRAMFS),
+    "initramfs is older than modprobe's configuration": (
+        told(initramfs={"made": 1763649999.0}), FRESH,
+    ),
+    "nouveau would be loaded": (
+        told(nouveau_loads=["insmod /lib/modules/k/kernel/drivers/gpu/drm/nouveau/nouveau.ko.xz"]),
+        "test_nouveau_is_off",
+    ),
+    "nouveau is loaded at every boot": (told(loaded_at_boot=["nouveau"]), LOADED),
+    **{
+        f"module{part} is signed": (module_says(part, signer="DKMS module signing key"),
+                                    f"{SIGNED}[{part}]")
+        for part in PARTS
+    },
+    "links of the other flavour": (told(alternative="/usr/lib/nvidia/current-open"), ALTERNATIVE),
+    "links of nothing": (told(alternative="none"), ALTERNATIVE),
+    "a part of the driver is newer": (
+        told(driver_packages={"nvidia-legacy-check": "550.163.01-3"}), ONE_VERSION,
+    ),
+    "firmware of another packaging": (
+        told(driver_packages={"firmware-nvidia-gsp": "535.309.01-0+deb12u1"}), ONE_VERSION,
+    ),
+    "no firmware": (told(driver_packages=("firmware-nvidia-gsp", None)), ONE_VERSION),
+    "an upgrade would touch the kernel module": (
+        told(upgraded=(None, "nvidia-kernel-dkms")), UPGRADE,
+    ),
+    "an upgrade would touch what nobody asked for": (
+        told(upgraded=(None, "nvidia-legacy-check")), UPGRADE,
+    ),
+    "an upgrade would touch nothing": (told(upgraded=[]), UPGRADE),
+    "a library lacks another": (
+        told(linked={"lacking": {"libcudart.so.12": ["librt.so.1 => not found"]}}), LIBRARY,
+    ),
+    "a library is no library": (told(linked={"unread": ["libnvrtc.so.12"]}), LIBRARY),
+    "the loader does not know CUDA": (told(linked={"names": ("libcudart.so.12", None)}), LIBRARY),
+    "the loader knows two libcudas": (
+        told(linked={"names": (None, "libcuda.so.1")}), "test_libcuda_is_known_once",
+    ),
+    "the loader knows no libcuda": (
+        told(linked={"names": ("libcuda.so.1", None)}), LIBRARY, "test_libcuda_is_known_once",
+    ),
     "a key for signing": (
         told(mok=["/var/lib/dkms/mok.key"]),
         "test_no_key_for_signing_modules_is_in_the_image",
     ),
-    "persistenced is disabled": (told(persistenced={"enabled": "disabled"}), PERSISTENCED),
-    "persistenced failed": (told(persistenced={"state": "failed"}), PERSISTENCED),
+    "persistenced is disabled": (
+        told(services={UNIT: {"enabled": "disabled"}}), PERSISTENCED, SERVICES,
+    ),
+    "persistenced failed": (told(services={UNIT: {"state": "failed"}}), PERSISTENCED, SERVICES),
+    "no persistenced": (told(services=(UNIT, None)), PERSISTENCED),
+    "fabric manager is disabled": (
+        told(services={"nvidia-fabricmanager.service": {**SLEEPING, "enabled": "disabled"}}),
+        SERVICES,
+    ),
+    "DCGM failed": (
+        told(services={"nvidia-dcgm.service": {**SLEEPING, "state": "failed"}}), SERVICES,
+    ),
     "persistenced sleeps beside a GPU": (told(gpu=True) | cuda(init=0), PERSISTENCED),
     "driver library of another CUDA": (cuda(driver={"version": 12020}), RUNTIME, SPEAKS),
     "driver library of a newer CUDA": (cuda(driver={"version": 12080}), SPEAKS),
@@ -191,7 +263,7 @@ BROKEN = {
     "runtime of a newer CUDA": (cuda(runtime={"version": 12080}), RUNTIME),
     "runtime has an error": (cuda(runtime={"status": 35}), RUNTIME),
     "CUDA does not see the GPU": (
-        told(gpu=True, persistenced={"state": "active"}) | cuda(init=999),
+        told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=999),
         FINDS,
     ),
     "CUDA sees a GPU that is not there": (cuda(init=0), FINDS),

@@ -70,6 +70,7 @@ def answer():
         "glibc": [2, 41],
         "listed": ["tiny/model.onnx"],
         "manifest": {"status": 0, "output": ""},
+        "model_owners": [0],
         "writable": [],
     }
     inference = {
@@ -230,6 +231,7 @@ BROKEN = {
         f"{GLIBC}[{DEFAULT}]",
         f"{GLIBC}[{TORCH}]",
     ),
+    "models of a user": (told(model_owners=(None, 1000)), "test_models_are_read_only"),
     "another numpy is imported": (computes(versions={"numpy": "1.26.4"}), VERSIONS),
     "another onnxruntime is imported": (computes(versions={"onnxruntime": "1.0.0"}), VERSIONS),
     "the model computes something else": (

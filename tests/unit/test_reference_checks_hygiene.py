@@ -12,7 +12,7 @@ KERNEL = "6.12.117+deb13-cloud-amd64"
 ID, OTHER = "0123456789abcdef0123456789abcdef", "f" * 32
 SOURCES = "Types: deb\nURIs: http://mirror.example/debian\nSuites: trixie\nComponents: main\n"
 EMPTY = ["archives", "backups", "cloud_init", "history", "lists", "network", "proxies", "residues"]
-EMPTY += ["secrets", "temporary", "users"]
+EMPTY += ["secrets", "temporary", "tokens", "users"]
 HELD_NAMES = [f"linux-image-{KERNEL}", f"linux-headers-{KERNEL}", "firmware-nvidia-gsp"]
 HELD_NAMES += ["libcuda1", "libcudart12", "libnvidia-ml1", "libnvrtc12", "nvidia-smi"]
 
@@ -31,6 +31,7 @@ def answer():
         "machine_id": ID,
         "machine_id_made": 1763650000.11,
         "private_keys": ["/etc/ssh/ssh_host_ed25519_key"],
+        "seed_made": 1763650002.5,
         "root_keys": ["ssh-ed25519 AAAA vaultbuild"],
         "sources": SOURCES,
         "ssh": ["/root/.ssh/authorized_keys"],
@@ -46,6 +47,7 @@ def told(**machine):
 SOUND = {
     "as sealed": ({},),
     "the key came as a credential": (told(root_keys=[], ssh=[], journals=[], logs=[]),),
+    "no random seed": (told(seed_made=None),),
     "sources in one line": (told(sources="deb http://mirror.example/debian trixie main\n"),),
 }
 
@@ -72,6 +74,11 @@ BROKEN = {
         "test_there_is_no_private_key",
     ),
     "a secret": (told(secrets=["/root/.netrc"]), "test_there_is_no_secret"),
+    "a token": (told(tokens=["/etc/hub.conf"]), "test_there_is_no_token"),
+    "the random seed of the build": (
+        told(seed_made=1763640000.0),
+        "test_random_seed_is_none_of_the_build",
+    ),
     "a history": (told(history=["/root/.bash_history"]), "test_there_is_no_history"),
     "lists of apt": (told(lists=["/var/lib/apt/lists/mirror_InRelease"]), APT),
     "archives of apt": (told(archives=["/var/cache/apt/archives/a.deb"]), APT),

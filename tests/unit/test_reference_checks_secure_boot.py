@@ -41,7 +41,7 @@ def signed(content, key, signer="Example modules"):
 
 
 OURS, THEIRS = (rsa.generate_private_key(65537, 2048) for _ in range(2))
-FILES = {CERTIFICATE: certify(OURS)}
+PROJECT_FILES = {CERTIFICATE: certify(OURS)}
 UNSIGNED = {"digest": hashlib.sha256(b"module").hexdigest(), "message": "", "signer": ""}
 
 
@@ -49,7 +49,7 @@ def answer():
     defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
     given = {"secure_boot_certificate": CERTIFICATE, "secure_boot_key": "/etc/modules.key"}
     machine = {
-        "certificate": base64.b64encode(FILES[CERTIFICATE]).decode(),
+        "certificate": base64.b64encode(PROJECT_FILES[CERTIFICATE]).decode(),
         "modules": {MODULE: signed(b"module", OURS), SECOND: signed(b"second", OURS)},
     }
     return {"expected": defaults | given, MACHINE: machine}

@@ -3,18 +3,40 @@
 import json
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 MODULES = [
     f"{name}{part}"
     for name in ("nvidia-current", "nvidia-current-open")
-    for part in ("", "-uvm", "-modeset")
+    for part in ("", "-uvm", "-modeset", "-drm", "-peermem")
 ]
-FIELDS = ("filename", "version", "vermagic", "license")
+FIELDS = ("filename", "version", "vermagic", "license", "signer")
 HOLDS = ("dpkg-query", "--show", "--showformat", "${db:Status-Want} ${Package}\n")
 VERSIONS = ("dpkg-query", "--show", "--showformat", "${Package} ${Version}\n")
+SOURCES = ("dpkg-query", "--show", "--showformat", "${Package} ${source:Package} ${Version}\n")
+INSTALLED = ("dpkg-query", "--show", "--showformat", "${Package} ${Architecture}\n")
+# What the driver's packages are built from: the user's part and the firmware, and the open module.
+DRIVER_SOURCES = ("nvidia-graphics-drivers", "nvidia-open-gpu-kernel-modules")
+# No cache of apt's own, as in the base stage; and an index that nobody signed.
+UPGRADE = (
+    "apt-get", "--simulate", "--option", "Dir::Cache::pkgcache=", "--option",
+    "Dir::Cache::srcpkgcache=", "upgrade", "--with-source",
+)  # fmt: skip
 MODPROBE = Path("/etc/modprobe.d")
+MODPROBE_FOLDERS = (MODPROBE, Path("/usr/lib/modprobe.d"))
 FIRMWARE = Path("/lib/firmware/nvidia")
+# What the loader knows of a GPU; wheels bring their own, which it does not know.
+LIBRARY = re.compile(
+    r"^\s*(lib(?:cuda|cudart|cudnn|cublas|nccl|nvrtc|nvidia)[-\w]*\.so\S*) .*=> (\S+)", re.MULTILINE
+)
+SERVICES = (
+    "nvidia-persistenced",
+    "nvidia-fabricmanager",
+    "nvidia-imex",
+    "nvidia-dcgm",
+    "dcgm-exporter",
+)
 
 
 def say(*command):
@@ -33,12 +55,15 @@ def initramfs():
     return Path(f"/boot/initrd.img-{boot_kernel()}")
 
 
+def module(name):
+    """One call for all fields: each unpacks the module, and the driver's has 40 MB."""
+    said = say("modinfo", "-k", boot_kernel(), name)
+    found = {field: re.search(rf"^{field}: *(.*)$", said, re.MULTILINE) for field in FIELDS}
+    return {field: match.group(1) if match else "" for field, match in found.items()}
+
+
 def modules():
-    kernel = boot_kernel()
-    return {
-        name: {field: say("modinfo", "-k", kernel, "-F", field, name) for field in FIELDS}
-        for name in MODULES
-    }
+    return {name: module(name) for name in MODULES}
 
 
 def configuration():
@@ -51,8 +76,57 @@ def libraries(name):
     return sorted({Path(path).resolve().name for path in cached})
 
 
+def linked():
+    """The GPU's libraries as the loader finds them, and what they lack."""
+    cached = LIBRARY.findall(say("ldconfig", "-p"))
+    needs = {name: say("ldd", path).splitlines() for name, path in cached}
+    lacking = {
+        name: [line.strip() for line in lines if "not found" in line]
+        for name, lines in needs.items()
+    }
+    return {
+        "names": [name for name, _ in cached],
+        "lacking": {name: lines for name, lines in lacking.items() if lines},
+        "unread": [
+            name for name, lines in needs.items() if not any("libc.so" in one for one in lines)
+        ],
+    }
+
+
+def driver_packages():
+    """Versions of all that is built from the driver's sources, whoever asked for it."""
+    lines = (line.split(" ") for line in say(*SOURCES).splitlines())
+    return {name: version for name, source, version in lines if source.startswith(DRIVER_SOURCES)}
+
+
+def upgraded():
+    """What an upgrade would touch if there were something newer of every package.
+
+    The lists are gone from a sealed image, and an archive in which nothing is newer proves nothing.
+    """
+    lines = (line.split(" ") for line in say(*INSTALLED).splitlines())
+    newer = [
+        f"Package: {name}\nArchitecture: {architecture}\nVersion: 9999:1\nFilename: {name}.deb\n"
+        f"Size: 1\nSHA256: {64 * '0'}\n"
+        for name, architecture in lines
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder, "Packages")
+        index.write_text("\n".join(newer))
+        done = subprocess.run([*UPGRADE, index], capture_output=True, text=True, check=True)
+    return sorted(re.findall(r"^Inst (\S+)", done.stdout, re.MULTILINE))
+
+
 def blacklists():
     return [path for path in sorted(MODPROBE.iterdir()) if "nouveau" in path.read_text()]
+
+
+def modprobe_changed():
+    """When modprobe's files changed last. Of its folders too: what is removed leaves no file."""
+    paths = [path for folder in MODPROBE_FOLDERS if folder.exists() for path in folder.iterdir()]
+    folders = [folder for folder in MODPROBE_FOLDERS if folder.exists()]
+    times = [path.lstat().st_mtime for path in (*paths, *folders)]
+    return max(times + [path.stat().st_mtime for path in paths])
 
 
 def in_initramfs():
@@ -77,7 +151,8 @@ def gpu():
 
 def loaded_at_boot():
     files = [*Path("/etc/modules-load.d").iterdir(), *Path("/usr/lib/modules-load.d").glob("*")]
-    return [line for path in files for line in path.read_text().split() if "nvidia" in line]
+    words = [line for path in files for line in path.read_text().split()]
+    return [word for word in words if "nvidia" in word or "nouveau" in word]
 
 
 def gpu_aliases():
@@ -86,12 +161,30 @@ def gpu_aliases():
     return say("modprobe", "--resolve-alias", "--set-version", boot_kernel(), found).split()
 
 
-def persistenced():
-    unit = "nvidia-persistenced.service"
+def nouveau_loads():
+    """What modprobe would do when udev asks for nouveau: nothing, or what it says."""
+    command = ("modprobe", "--dry-run", "--verbose", "--use-blacklist", "--set-version")
+    return say(*command, boot_kernel(), "nouveau").splitlines()
+
+
+def alternative():
+    """The flavour that links, libraries and modprobe's configuration are of."""
+    said = say("update-alternatives", "--query", "nvidia")
+    return re.search(r"^Value: (.*)$", said, re.MULTILINE).group(1)
+
+
+def state(unit):
     return {
         "enabled": say("systemctl", "is-enabled", unit),
         "state": say("systemctl", "show", "--value", "-p", "ActiveState", unit),
     }
+
+
+def services():
+    """The services of GPUs that are installed, each with how it is."""
+    loaded = ("systemctl", "show", "--value", "-p", "LoadState")
+    units = (f"{name}.service" for name in SERVICES)
+    return {unit: state(unit) for unit in units if say(*loaded, unit) != "not-found"}
 
 
 def held():
@@ -101,10 +194,11 @@ def held():
 
 
 ASKED = {
+    "alternative": alternative,
     "blacklisted": lambda: "blacklist nouveau" in configuration(),
     "blacklists": lambda: [path.name for path in blacklists()],
-    "blacklists_made": lambda: max(path.stat().st_mtime for path in blacklists()),
     "dkms": lambda: say("dkms", "status").splitlines(),
+    "driver_packages": driver_packages,
     "firmware": lambda: sorted(path.name for path in FIRMWARE.glob("[0-9]*")),
     "firmware_files": lambda: sorted(path.name for path in FIRMWARE.glob("[0-9]*/gsp_*.bin")),
     "gpu": gpu,
@@ -113,13 +207,17 @@ ASKED = {
     "initramfs": in_initramfs,
     "kernel": boot_kernel,
     "loaded_at_boot": loaded_at_boot,
+    "linked": linked,
     "libcuda": lambda: libraries("libcuda"),
     "libnvidia-ml": lambda: libraries("libnvidia-ml"),
     "modprobe": lambda: [line for line in configuration() if line.startswith("install nvidia ")],
+    "modprobe_changed": modprobe_changed,
     "modules": modules,
     "mok": mok,
+    "nouveau_loads": nouveau_loads,
     "packages": lambda: dict(line.split(" ") for line in say(*VERSIONS).splitlines()),
-    "persistenced": persistenced,
+    "services": services,
+    "upgraded": upgraded,
 }
 
 

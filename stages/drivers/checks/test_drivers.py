@@ -11,7 +11,10 @@ import pytest
 HERE = Path(__file__).parent
 MODULES = {"proprietary": "nvidia-current", "open": "nvidia-current-open"}
 PACKAGES = {"proprietary": "nvidia-kernel-dkms", "open": "nvidia-open-kernel-dkms"}
+ALTERNATIVES = {"proprietary": "/usr/lib/nvidia/current", "open": "/usr/lib/nvidia/current-open"}
 LICENCES = {"proprietary": "NVIDIA", "open": "Dual MIT/GPL"}
+PARTS = ("", "-uvm", "-modeset", "-drm", "-peermem")
+PERSISTENCED = "nvidia-persistenced.service"
 # CUDA 12.4, as its libraries write it.
 CUDA_12_4 = {"status": 0, "version": 12040}
 
@@ -48,7 +51,7 @@ def flavour(expected):
     return expected.get("nvidia_driver_flavour", "proprietary")
 
 
-@pytest.mark.parametrize("part", ["", "-uvm", "-modeset"])
+@pytest.mark.parametrize("part", PARTS)
 def test_module_is_there_for_the_kernel_that_boots(machine, version, flavour, part):
     module = machine["modules"][MODULES[flavour] + part]
     assert module["filename"].startswith(f"/lib/modules/{machine['kernel']}/")
@@ -58,6 +61,12 @@ def test_module_is_there_for_the_kernel_that_boots(machine, version, flavour, pa
 
 def test_module_is_of_the_flavour_asked_for(machine, flavour):
     assert machine["modules"][MODULES[flavour]]["license"] == LICENCES[flavour]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_module_is_not_signed(machine, flavour, part):
+    # DKMS would have made the key that signs it, and left it in the image.
+    assert machine["modules"][MODULES[flavour] + part]["signer"] == ""
 
 
 def test_dkms_has_nothing_but_that_module(machine, version, flavour):
@@ -72,6 +81,11 @@ def test_modprobe_would_load_a_module_that_exists(machine):
     assert [name for name in targets if not machine["modules"][name]["filename"]] == []
 
 
+def test_alternatives_are_of_the_flavour_asked_for(machine, flavour):
+    # A flavour that was replaced by the other may leave its links behind, with the higher priority.
+    assert machine["alternative"] == ALTERNATIVES[flavour]
+
+
 def test_driver_is_loaded_for_a_gpu_and_only_then(machine):
     assert "nvidia" in machine["gpu_aliases"]
     assert machine["loaded_at_boot"] == []
@@ -82,6 +96,18 @@ def test_all_parts_are_of_one_version(machine, version):
     assert machine["libnvidia-ml"] == [f"libnvidia-ml.so.{version}"]
     assert machine["firmware"] == [version]
     assert machine["firmware_files"] == ["gsp_ga10x.bin", "gsp_tu10x.bin"]
+
+
+def test_every_package_of_the_driver_is_of_one_version(machine, expected):
+    found = machine["driver_packages"]
+    assert {"firmware-nvidia-gsp", "libcuda1"} - found.keys() == set()
+    assert set(found.values()) == {expected["nvidia_driver_version"]}
+
+
+def test_an_upgrade_leaves_what_is_pinned_alone(machine):
+    kept = {*machine["held"], *machine["driver_packages"]}
+    assert kept & set(machine["upgraded"]) == set()
+    assert "base-files" in machine["upgraded"], "the upgrade would touch nothing at all"
 
 
 def test_packages_are_pinned_and_held(machine, expected, flavour):
@@ -97,6 +123,7 @@ def test_packages_are_pinned_and_held(machine, expected, flavour):
 
 def test_nouveau_is_off(machine):
     assert machine["blacklisted"] is True
+    assert machine["nouveau_loads"] == []
 
 
 def test_nouveau_is_off_in_the_initramfs(machine):
@@ -104,7 +131,10 @@ def test_nouveau_is_off_in_the_initramfs(machine):
     assert "nouveau-blacklist.conf" in machine["blacklists"]
     assert set(machine["blacklists"]) - set(inside["blacklists"]) == set()
     assert inside["nouveau"] == []
-    assert inside["made"] >= machine["blacklists_made"]
+
+
+def test_initramfs_knows_what_modprobe_knows(machine):
+    assert machine["initramfs"]["made"] >= machine["modprobe_changed"]
 
 
 def test_no_key_for_signing_modules_is_in_the_image(machine):
@@ -113,7 +143,27 @@ def test_no_key_for_signing_modules_is_in_the_image(machine):
 
 def test_persistenced_is_enabled_and_did_not_fail(machine):
     state = "active" if machine["gpu"] else "inactive"
-    assert machine["persistenced"] == {"enabled": "enabled", "state": state}
+    assert machine["services"].get(PERSISTENCED) == {"enabled": "enabled", "state": state}
+
+
+def test_services_of_gpus_are_enabled_and_did_not_fail(machine):
+    wrong = {
+        unit: how
+        for unit, how in machine["services"].items()
+        if how["enabled"] != "enabled" or how["state"] == "failed"
+    }
+    assert wrong == {}
+
+
+def test_libraries_find_what_they_need(machine):
+    linked = machine["linked"]
+    assert {"libcuda.so.1", "libcudart.so.12", "libnvrtc.so.12"} - set(linked["names"]) == set()
+    assert linked["lacking"] == {}
+    assert linked["unread"] == []
+
+
+def test_libcuda_is_known_once(machine):
+    assert machine["linked"]["names"].count("libcuda.so.1") == 1
 
 
 def test_driver_library_speaks_cuda_12_4(cuda):

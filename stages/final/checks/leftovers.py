@@ -11,6 +11,13 @@ from pathlib import Path
 # What a setting of a proxy or of an index looks like, in any program's configuration.
 PROXY = re.compile(
     r"(?i)acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *=|\bindex[-_]url\b|\btrusted[-_]host\b"
+    r"|^\s*proxy\s*=\s*\S+://",
+    re.MULTILINE,
+)
+# Tokens that say by their form whose they are: of clouds, forges and hubs.
+TOKEN = re.compile(
+    r"\b(?:AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{30,}|gh[oprsu]_[A-Za-z0-9]{30,}|glpat-[\w-]{20,}"
+    r"|pypi-[\w-]{40,}|xox[abp]-[\w-]{20,})"
 )
 PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
 # dpkg and not apt-mark: apt makes the caches that are looked for here.
@@ -74,6 +81,12 @@ def users():
     return [name for name, _, uid, *_ in fields if 1000 <= int(uid) < 60000]
 
 
+def seed_made():
+    """When the random seed was written; None where there is none."""
+    seed = Path("/var/lib/systemd/random-seed")
+    return seed.stat().st_mtime if seed.exists() else None
+
+
 def free():
     disk = os.statvfs("/")
     return disk.f_bavail * disk.f_frsize
@@ -85,7 +98,8 @@ def logs():
 
 
 def temporary():
-    found = present("/var/tmp/*", "/var/crash/*", "/var/lib/systemd/coredump/*")  # noqa: S108
+    dumps = ("/var/crash/*", "/var/lib/systemd/coredump/*", "/core", "/core.*")
+    found = present("/var/tmp/*", *dumps)  # noqa: S108
     return [path for path in found if not Path(path).name.startswith("systemd-private-")]
 
 
@@ -108,7 +122,8 @@ ASKED = {
     "booted": booted,
     "cloud_init": lambda: present(
         "/var/lib/cloud/instance*", "/var/lib/cloud/sem/*",
-        "/etc/ssh/sshd_config.d/50-cloud-init.conf",
+        "/etc/ssh/sshd_config.d/50-cloud-init.conf", "/etc/cloud/ds-identify.cfg",
+        "/etc/cloud/cloud-init.disabled", "/etc/network/interfaces.d/50-cloud-init",
     ),
     "free": free,
     "held": held,
@@ -128,7 +143,8 @@ ASKED = {
     "machine_id_made": lambda: Path("/etc/machine-id").stat().st_mtime,
     "network": lambda: present(
         "/etc/udev/rules.d/70-persistent-net.rules", "/var/lib/dhcp/*", "/etc/netplan/*",
-        "/etc/systemd/network/*.link",
+        "/etc/systemd/network/*.link", "/var/lib/dhcpcd/*", "/var/lib/NetworkManager/*",
+        "/etc/NetworkManager/system-connections/*",
     ),
     "private_keys": lambda: containing(
         PRIVATE_KEY, "/etc", "/root", "/home", "/opt", "/var/lib/dkms"
@@ -137,14 +153,17 @@ ASKED = {
     "residues": residues,
     "root_keys": root_keys,
     "secrets": lambda: present(
-        "/root/.netrc", "/root/.pypirc", "/root/.docker", "/root/.aws", "/etc/apt/auth.conf",
-        "/etc/apt/auth.conf.d/*", "/var/lib/dkms/mok.*",
+        "/root/.netrc", "/root/.pypirc", "/root/.docker", "/root/.aws", "/root/.azure",
+        "/root/.git-credentials", "/root/.kube", "/root/.vault-token", "/etc/apt/auth.conf",
+        "/etc/apt/auth.conf.d/*", "/var/lib/dkms/mok.*", "/root/**/huggingface/token",
     ),
+    "seed_made": seed_made,
     "sources": lambda: "\n".join(
         read(path) for path in below("/etc/apt") if "sources" in str(path)
     ),
     "ssh": lambda: present("/root/.ssh/*", "/home/*/.ssh/*"),
     "temporary": temporary,
+    "tokens": lambda: containing(TOKEN, "/etc", "/root", "/home", "/srv"),
     "users": users,
 }  # fmt: skip
 

@@ -64,6 +64,15 @@ def test_there_is_no_secret(machine):
     assert machine["secrets"] == []
 
 
+def test_there_is_no_token(machine):
+    assert machine["tokens"] == []
+
+
+def test_random_seed_is_none_of_the_build(machine):
+    # A boot writes one; in a container it does not, and what is there came with the image.
+    assert machine["seed_made"] is None or machine["seed_made"] >= machine["booted"] - GRAIN
+
+
 def test_there_is_no_history(machine):
     assert machine["history"] == []
 

@@ -90,6 +90,7 @@ ASKED = {
     "lock": each(lambda v: hashlib.sha256((v / "requirements.lock").read_bytes()).hexdigest()),
     "manifest": lambda: run("sha256sum", "--check", "--strict", "--quiet", MANIFEST, cwd=MODELS),
     "manylinux": each(lambda v: {name: manylinux(one) for name, one in packages(v).items()}),
+    "model_owners": lambda: sorted({path.lstat().st_uid for path in (MODELS, *MODELS.rglob("*"))}),
     "owners": each(lambda venv: sorted({path.lstat().st_uid for path in venv.rglob("*")})),
     "writable": lambda: [str(path) for path in files() if path.stat().st_mode & 0o222],
 }

@@ -166,3 +166,4 @@ def test_every_model_is_in_the_manifest(machine):
 
 def test_models_are_read_only(machine):
     assert machine["writable"] == []
+    assert machine["model_owners"] == [0]
