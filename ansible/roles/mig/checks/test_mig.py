@@ -33,5 +33,6 @@ def test_it_is_made_before_gpus_are_used(machine):
 
 
 def test_gpus_are_as_the_layout_says(machine):
+    assert isinstance(machine["check"], list), machine["check"]
     # Without one the program itself cannot be asked: nvidia-smi is not there, or knows no driver.
     assert (machine["check"] == []) == machine["gpu"]
