@@ -115,6 +115,9 @@ def require_passed(answer: Answer) -> None:
     if verdict.passed:
         return
     failures = verdict.failures
+    if not failures:
+        count = f"all {len(verdict.results)} were skipped"
+        raise CheckError(f"{answer.host}: no check of the GPUs passed: {count}")
     lines = [f"{answer.host}: {len(failures)} of {len(verdict.results)} checks of the GPUs failed"]
     lines += [f"       {item.name}\n         {item.message}" for item in failures]
     raise CheckError("\n".join(lines), hint="--json has all that each check saw, as its evidence")
@@ -145,8 +148,9 @@ def _there(program: bytes, expected: Mapping[str, Any], level: str, on: str) -> 
     argv += [f"exec python3 -c {shlex.quote(source)}"]
     done = process.run(argv, stdin=json.dumps(task), check=False, timeout=_SECONDS[level])
     try:
-        said: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
+        # In the last line: some hosts greet everybody.
+        said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
         raise _no_answer(on, done) from None
     if "old" in said:
         raise CommandError(

@@ -4,14 +4,13 @@
  * ctypes side is seen working where no GPU is. The environment says what is wrong with it:
  *
  *   FAKE_CUDA_COUNT    devices (1)             FAKE_CUDA_INIT     what cuInit returns (0)
- *   FAKE_CUDA_BREAK    copy, kernel, context, peer, hang, crash or compile: what goes wrong
+ *   FAKE_CUDA_BREAK    copy, kernel, context, peer, crash or compile: what goes wrong
  *   FAKE_CUDA_ACCESS   whether devices reach each other (1)
  */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef int result;
 enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NO_CONTEXT = 201 };
@@ -43,8 +42,6 @@ result cuDriverGetVersion(int *version) { *version = 12040; return OK; }
 
 result cuInit(unsigned flags)
 {
-    if (broken("hang"))
-        sleep(3600);
     if (broken("crash"))
         abort();
     return flags ? INVALID : number("FAKE_CUDA_INIT", OK);

@@ -117,7 +117,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the results there")
     parser.add_argument("--junit", metavar="FILE", help="write JUnit XML there")
     parser.add_argument("--present", action="store_true", help="only say whether a GPU is here")
-    parser.add_argument("--root", default="", help="look for files and devices below this folder")
+    root = os.environ.get("GPU_CHECK_ROOT", "")
+    parser.add_argument("--root", default=root, help="look for files and devices below this folder")
     parser.add_argument("--ask-cuda", choices=LEVELS, help=argparse.SUPPRESS)
     return parser.parse_args()
 

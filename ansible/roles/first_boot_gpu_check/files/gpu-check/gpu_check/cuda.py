@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from gpu_check.host import Host
 
-_COPIED = 64 << 20
+_COPIED, _BLOCK = 64 << 20, 4096
 _MEASURED, _TIMES = 256 << 20, 10
 _COUNT, _FACTOR = 1 << 16, 2654435761
 _KERNEL = """
@@ -108,9 +108,11 @@ def _unable(reason: str) -> Step:
 
 def _compare(content: bytes, came: bytes) -> None:
     """Raise WrongError unless what came back is what was sent."""
-    if content != came:
-        differ = sum(a != b for a, b in zip(content, came))
-        raise WrongError(f"{differ} of {len(content)} copied bytes are wrong")
+    if content == came:
+        return
+    blocks = range(0, len(content), _BLOCK)
+    at = next(one for one in blocks if content[one : one + _BLOCK] != came[one : one + _BLOCK])
+    raise WrongError(f"of {len(content)} bytes, what was copied is wrong from byte {at} on")
 
 
 def _copy(driver: Driver) -> str:
