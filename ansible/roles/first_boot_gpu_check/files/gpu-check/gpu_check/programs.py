@@ -18,7 +18,8 @@ _SECONDS = 600
 _CDI_PLACES = ("/etc/cdi/*", "/run/cdi/*", "/var/run/cdi/*")
 
 # Each is run by the interpreter of an environment, and its last line is a STEP as in
-# gpu_check/cuda.py. A build without CUDA cannot be asked; one that has it must get a GPU.
+# gpu_check/cuda.py. A build without CUDA cannot be asked; one that has it must get a GPU. Sums may
+# differ by what TF32 rounds away.
 _SAY = """
 import json, sys
 def say(ok, said):
@@ -36,7 +37,7 @@ a, b = torch.rand(512, 512), torch.rand(512, 512)
 for index in range(torch.cuda.device_count()):
     device = f"cuda:{index}"
     worst = ((a.to(device) @ b.to(device)).cpu() - a @ b).abs().max().item()
-    if not worst < 0.05:
+    if not worst < 0.5:
         say(False, f"torch {torch.__version__}: a product on {device} is off by {worst:g}")
 say(True, f"torch {torch.__version__}, CUDA {torch.version.cuda}: products on "
     f"{torch.cuda.device_count()} GPUs are those of the CPU")
@@ -70,7 +71,7 @@ with tf.device("/CPU:0"):
 for device in devices:
     with tf.device(device.name):
         worst = float(tf.reduce_max(tf.abs(tf.matmul(a, b) - right)))
-    if not worst < 1.0:
+    if not worst < 0.5:
         say(False, f"tensorflow {tf.__version__}: a product on {device.name} is off by {worst:g}")
 say(True, f"tensorflow {tf.__version__}: products on {len(devices)} GPUs are those of the CPU")
 """
