@@ -20,6 +20,7 @@ from builder import __version__
 from builder.cli_cache import cache
 from builder.cli_compat import compat
 from builder.cli_desk import render, shell, watch_stage
+from builder.cli_gpu import Gpu, gpu_options, verify_gpus
 from builder.cli_host import doctor
 from builder.cli_lock import lock
 from builder.cli_options import (
@@ -277,6 +278,7 @@ def build(
 @events_option
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Write JUnit XML.")
 @click.option("--vm", is_flag=True, help="Boot it in a VM, also where stages run in containers.")
+@gpu_options
 @click.pass_obj
 def verify(
     settings: Settings,
@@ -288,17 +290,24 @@ def verify(
     events: Path | None,
     junit: Path | None,
     vm: bool,
+    gpu: Gpu | None,
 ) -> None:
-    """Run the checks on a throwaway overlay of an image.
+    """Run the checks on a throwaway overlay of an image; with --gpu, check a host's GPUs.
 
     \b
-    Example:
+    Examples:
       vaultbuild verify drivers --junit drivers.xml
+      vaultbuild verify --gpu --on root@gpu-7         against what the variant expects
     """
     from builder import report
     from builder.build import judge
     from builder.verify import require_passed
 
+    if gpu:
+        if vm or events:
+            raise click.UsageError("--gpu does not go with --vm or --events: no image is booted")
+        verify_gpus(settings, gpu, stage, variant, as_json=as_json, junit=junit)
+        return
     with settings.telling("verify", events) as reporter:
         project = settings.project(variant, engine)
         name = project.target(stage)

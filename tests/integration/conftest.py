@@ -188,3 +188,29 @@ class Reply:
     status: int
     headers: dict
     body: bytes
+
+
+# --- machines with GPUs ---------------------------------------------------------------------------
+
+
+def _gpu_machines():
+    # The folders of the tests are no packages, so a file beside this one is loaded by its path.
+    if "gpu_machine" not in sys.modules:
+        path = Path(__file__).with_name("gpu_machine.py")
+        spec = importlib.util.spec_from_file_location("gpu_machine", path)
+        sys.modules["gpu_machine"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["gpu_machine"])
+    return sys.modules["gpu_machine"]
+
+
+@pytest.fixture(scope="session")
+def cuda_libraries(tmp_path_factory, require_program):
+    """A folder with stand-ins for libcuda and libnvrtc."""
+    return _gpu_machines().compiled(require_program("gcc"), tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture
+def gpu_machine(tmp_path, cuda_libraries):
+    """A machine with two GPUs, as far as programs can tell; see gpu_machine.py."""
+    (tmp_path / "machine").mkdir()
+    return _gpu_machines().GpuMachine(tmp_path / "machine", cuda_libraries)

@@ -10,6 +10,7 @@ import pytest
 CHECKS = "stages/final/checks/test_hygiene.py"
 KERNEL = "6.12.117+deb13-cloud-amd64"
 ID, OTHER = "0123456789abcdef0123456789abcdef", "f" * 32
+RESULTS = "/var/lib/vaultbuild/gpu-check.json"
 SOURCES = "Types: deb\nURIs: http://mirror.example/debian\nSuites: trixie\nComponents: main\n"
 EMPTY = ["archives", "backups", "cloud_init", "history", "lists", "network", "proxies", "residues"]
 EMPTY += ["secrets", "temporary", "tokens", "users"]
@@ -22,6 +23,7 @@ def answer():
         **{name: [] for name in EMPTY},
         "booted": 1763650000.12,
         "free": 5 << 30,
+        "gpu_results": {},
         "held": HELD_NAMES,
         "host_key_made": 1763650003.5,
         "host_key_wanted": "yes",
@@ -46,6 +48,7 @@ def told(**machine):
 # Case: (what is different,).
 SOUND = {
     "as sealed": ({},),
+    "the GPUs were checked in this boot": (told(gpu_results={RESULTS: 1763650031.0}),),
     "the key came as a credential": (told(root_keys=[], ssh=[], journals=[], logs=[]),),
     "no random seed": (told(seed_made=None),),
     "sources in one line": (told(sources="deb http://mirror.example/debian trixie main\n"),),
@@ -130,6 +133,10 @@ BROKEN = {
     "a removed package's configuration": (
         told(residues=["exim4-base"]),
         "test_no_package_is_half_removed",
+    ),
+    "results of another machine": (
+        told(gpu_results={RESULTS: 1763640000.0}),
+        "test_results_of_gpus_are_those_of_this_machine",
     ),
     "a full disk": (told(free=100 << 20), "test_there_is_room"),
 }

@@ -135,5 +135,11 @@ def test_no_package_is_half_removed(machine):
     assert machine["residues"] == []
 
 
+def test_results_of_gpus_are_those_of_this_machine(machine):
+    # Where a GPU is, this boot has checked it; the build and other clones have not.
+    made = machine["gpu_results"]
+    assert [path for path, at in made.items() if at < machine["booted"] - GRAIN] == []
+
+
 def test_there_is_room(machine):
     assert machine["free"] >= 1 << 30

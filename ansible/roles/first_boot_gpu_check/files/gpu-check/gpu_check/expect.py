@@ -1,0 +1,98 @@
+"""What a machine shall be: the expectation file, read and checked."""
+# ruff: noqa: INP001 - a program of its own: see __main__.py
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+BANDWIDTHS = ("host_to_device", "device_to_host", "device_to_device", "peer")
+SWITCH = ("Enabled", "Disabled")
+
+
+class WrongFileError(Exception):
+    """The expectation file cannot be used; the text says where and why."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is expected. What is not named is not compared, only reported."""
+
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    gpus: dict[str, int] = field(default_factory=dict)
+    ecc: str | None = None
+    mig: str | None = None
+    bandwidth: dict[str, float] = field(default_factory=dict)
+    peer_access: bool | None = None
+    nvlinks: int | None = None
+    container_image: str | None = None
+
+
+def read(path: str | None) -> tuple[Expected, dict[str, Any]]:
+    """Return the expectations in a file, and the document; nothing is expected without one."""
+    if path is None:
+        return Expected(), {}
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WrongFileError(f"{path}: {error}") from error
+    if not isinstance(document, dict):
+        raise WrongFileError(f"{path}: is not a JSON object")
+    if problems := wrong(document):
+        raise WrongFileError("\n".join(f"{path}: {problem}" for problem in problems))
+    return Expected(**document), document
+
+
+def wrong(document: dict[str, Any]) -> list[str]:
+    """Return everything that is wrong with a document."""
+    names = [one.name for one in fields(Expected)]
+    unknown = [
+        f"{key}: is not known here; known are {', '.join(names)}"
+        for key in document
+        if key not in names
+    ]
+    return unknown + [
+        f"{key}: must be {form}"
+        for key, (fits, form) in _FORMS.items()
+        if key in document and not fits(document[key])
+    ]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_gpus(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_count(count) for count in value.values())
+
+
+def _are_floors(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        name in BANDWIDTHS and isinstance(floor, (int, float)) for name, floor in value.items()
+    )
+
+
+def _is_version(value: Any) -> bool:
+    return _is_text(value) and all(part.isdigit() for part in value.split("."))
+
+
+_TEXT, _VERSION = (_is_text, "a text"), (_is_version, 'a version in quotes, such as "12.4"')
+_MODE = (lambda value: value in SWITCH, " or ".join(SWITCH))
+_FORMS = {
+    "driver_version": _VERSION,
+    "cuda_version": _VERSION,
+    "gpus": (_are_gpus, 'names with counts, such as {"NVIDIA H100 80GB HBM3": 8}'),
+    "ecc": _MODE,
+    "mig": _MODE,
+    "bandwidth": (_are_floors, f"GB/s by name: {', '.join(BANDWIDTHS)}"),
+    "peer_access": (lambda value: isinstance(value, bool), "true or false"),
+    "nvlinks": (_is_count, "a count of active links for each GPU"),
+    "container_image": _TEXT,
+}

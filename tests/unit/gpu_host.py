@@ -1,0 +1,148 @@
+"""A GPU host that is a table: what its programs say, and which files and devices it has.
+
+The answers of nvidia-smi in tests/gpu/ were made up in the form of real ones; no GPU was at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "ansible/roles/first_boot_gpu_check/files/gpu-check"
+SAMPLES = ROOT / "tests/gpu"
+# Found by what the program's own modules import.
+sys.path.insert(0, str(PROGRAM))
+
+from gpu_check.host import Answer  # noqa: E402 - see above
+
+H100, A100, L4 = ((SAMPLES / f"{name}.xml").read_text() for name in ("h100", "a100-mig", "l4"))
+BUS = {H100: ["0000:19:00.0", "0000:3b:00.0"], A100: ["0000:07:00.0"], L4: ["0000:00:04.0"]}
+GOOD = {"ok": True, "said": "right"}
+RATES = {"host_to_device": 50.1, "device_to_host": 50.2, "device_to_device": 2500.0}
+TOPOLOGY = """\
+\t\x1b[4mGPU0\tGPU1\tCPU Affinity\tNUMA Affinity\x1b[0m
+GPU0\t X \tNV18\t0-51\t0
+GPU1\tNV18\t X \t0-51\t0
+
+Legend:
+  X    = Self
+"""
+LINKS = "\n".join(
+    [f"GPU {gpu}: NVIDIA H100 80GB HBM3 (UUID: GPU-{gpu})\n" + "\n".join(
+        f"\t Link {link}: 26.562 GB/s" for link in range(18)) for gpu in (0, 1)]
+)  # fmt: skip
+DIAGNOSIS = json.dumps({
+    "DCGM Diagnostic": {"test_categories": [
+        {"category": "Deployment", "tests": [
+            {"name": "software", "results": [{"entity_id": 0, "status": "Pass"}],
+             "test_summary": {"status": "Pass"}}]},
+        {"category": "Hardware", "tests": [
+            {"name": "memory", "results": [{"entity_id": 0, "status": "Skip"}]}]},
+    ]}
+})  # fmt: skip
+LOG = "Linux version 6.12.117\nCommand line: root=LABEL=vaultbuild-root\nnvidia: loading\n"
+XID = "NVRM: Xid (PCI:0000:19:00): 79, pid=1, GPU has fallen off the bus."
+SXID = "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 28006, Non-fatal, Link 46 MC TS crumbstore MCTO"
+
+
+def text(xml, tag, value, count=1):
+    """A sample in which the first elements of a name say something else."""
+    parts = xml.split(f"<{tag}>")
+    assert len(parts) > count, f"the sample has no {count} {tag}"
+    for at in range(1, count + 1):
+        parts[at] = value + parts[at][parts[at].index("<") :]
+    return f"<{tag}>".join(parts)
+
+
+def cuda(xml=H100, **changes):
+    """What CUDA says of a machine with two H100."""
+    devices = [
+        {
+            "index": index, "name": "NVIDIA H100 80GB HBM3", "capability": [9, 0],
+            "memory": 85_000_000_000, "copy": GOOD, "kernel": GOOD,
+            "bandwidth": {"ok": True, "said": RATES},
+        }
+        for index in (0, 1)
+    ]  # fmt: skip
+    peers = [
+        {"from": a, "to": b, "access": True, "bandwidth": 380.0, **GOOD}
+        for a, b in ((0, 1), (1, 0))
+    ]
+    document = {"driver": 12040, "error": None, "devices": devices, "peers": peers, "smi": xml}
+    return document | changes
+
+
+def device(**changes):
+    """The first of the devices, otherwise."""
+    one, two = cuda()["devices"]
+    return cuda(devices=[one | changes, two])
+
+
+def peer(**changes):
+    one, two = cuda()["peers"]
+    return cuda(peers=[one | changes, two])
+
+
+class Table:
+    """A machine with two H100 and all programs; each part can be another, or missing (None)."""
+
+    def __init__(self, xml=H100, **other):
+        torch = json.dumps({"ok": True, "said": "torch 2.6.0: products on 2 GPUs"})
+        seen = "GPU 0: NVIDIA H100 80GB HBM3\nGPU 1: NVIDIA H100 80GB HBM3\n"
+        venv = "/opt/vaultbuild/venvs/default"
+        self.programs = {
+            "nvidia-smi -q": xml,
+            "nvidia-smi topo": TOPOLOGY,
+            "nvidia-smi nvlink": LINKS,
+            "--ask-cuda": json.dumps(other.pop("cuda", cuda(xml))),
+            f"{venv}/bin/python": torch,
+            "podman image": "",
+            "podman run": seen,
+            "dcgmi diag": DIAGNOSIS,
+            "journalctl": LOG,
+            "dmesg": LOG,
+            **other.pop("programs", {}),
+        }
+        site = f"{venv}/lib/python3.13/site-packages"
+        paths = [f"{site}/{name}" for name in ("torch", "onnxruntime", "tensorflow")]
+        nodes = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia1"]
+        self.files = {
+            **dict.fromkeys([*paths, "/run/cdi/nvidia.yaml", *nodes], ""),
+            "/sys/module/nvidia/version": "550.163.01",
+            **other.pop("files", {}),
+        }
+        self.bus = other.pop("bus", BUS.get(xml, BUS[H100]))
+        assert not other, other
+
+    def _answer(self, argv):
+        words = " ".join(argv)
+        return next((said for name, said in self.programs.items() if name in words), None)
+
+    def has(self, program):
+        there = (name for name, said in self.programs.items() if said is not None)
+        return any(name.startswith(program) for name in there)
+
+    def run(self, argv, timeout=60):
+        said = self._answer(argv)
+        if said is None:
+            raise FileNotFoundError(argv[0])
+        return said if isinstance(said, Answer) else Answer(0, said)
+
+    def read(self, path):
+        return self.files.get(path)
+
+    def find(self, pattern):
+        there = (path for path, text in self.files.items() if text is not None)
+        return sorted(path for path in there if fnmatch(path, pattern))
+
+    def real(self, path):
+        return path
+
+    def is_device(self, path):
+        return self.files.get(path) is not None and path.startswith("/dev/")
+
+    def gpus_on_the_bus(self):
+        return self.bus

@@ -1,0 +1,103 @@
+"""The checks about the first boot with a GPU, on answers of sound and of broken machines."""
+
+from __future__ import annotations
+
+import pytest
+
+CHECKS = "stages/final/checks/test_first_boot.py"
+PINNED = {"driver_version": "550.163.01", "cuda_version": "12.4"}
+NO_GPU = "no NVIDIA GPU is here: none on the PCI bus, and no /dev/nvidia0"
+
+
+def answer():
+    machine = {
+        "expected": PINNED,
+        "gpu": False,
+        "ran": {"status": 3, "said": NO_GPU, "outcome": "no-gpu", "junit": "<skipped />"},
+        "results": "none",
+        "unit": {
+            "enabled": "enabled",
+            "ActiveState": "inactive",
+            "Result": "exec-condition",
+            "After": "sysinit.target multi-user.target",
+        },
+    }
+    expected = {
+        "first_boot_gpu_check_expected": PINNED,
+        "nvidia_driver_version": "550.163.01-2",
+        "cuda_runtime_version": "12.4.127~12.4.1-2",
+    }
+    return {"expected": expected, "first_boot.py": machine}
+
+
+def told(**machine):
+    return {"first_boot.py": machine}
+
+
+SWITCHED = "test_unit_is_switched_as_was_asked"
+WAITS = "test_nothing_waits_for_the_unit"
+READY = "test_unit_is_ready_for_a_gpu"
+SAYS = "test_program_says_that_no_gpu_is_here"
+PASSED = "test_gpus_passed_on_their_first_boot"
+EXPECTED = "test_expectations_are_those_of_the_pins"
+GPU = {"gpu": True, "results": "passed", "ran": {"status": 0, "said": "", "outcome": "passed"}}
+OFF = {"expected": {"first_boot_gpu_check_enabled": False}}
+# Case: (what is different, checks that are skipped).
+SOUND = {
+    "as sealed": ({}, PASSED),
+    "in a container": (told(unit={"Result": "success"}), PASSED),
+    "with a GPU": (told(**GPU), READY, SAYS),
+    "switched off": ({**OFF, **told(unit={"enabled": "disabled"})}, PASSED),
+    "nothing is expected": (
+        {"expected": {"first_boot_gpu_check_expected": (..., {})}, **told(expected=(..., {}))},
+        PASSED,
+    ),
+}
+
+
+def ran(**said):
+    return told(ran=said)
+
+
+def pinned(**said):
+    """Expectations that the machine has, and that do not fit the pins."""
+    other = PINNED | said
+    return {"expected": {"first_boot_gpu_check_expected": other}, **told(expected=other)}
+
+
+# Case: (what is different, checks that fail: those and no other).
+BROKEN = {
+    "the unit is disabled": (told(unit={"enabled": "disabled"}), SWITCHED),
+    "the unit is not to run and does": (OFF, SWITCHED),
+    "the boot waits for the unit": (told(unit={"After": "sysinit.target"}), WAITS),
+    "the unit failed": (told(unit={"ActiveState": "failed", "Result": "exit-code"}), READY),
+    "the unit was killed": (told(unit={"Result": "signal"}), READY),
+    "results of another machine": (told(results="passed"), READY),
+    "nobody knows whether there is a GPU": (told(gpu="error: OSError()"), READY, SAYS, PASSED),
+    "the program stumbles": (ran(status=1), SAYS),
+    "the program does not say why": (ran(said=""), SAYS),
+    "the program passes what is not there": (ran(outcome="passed"), SAYS),
+    "JUnit passes what is not there": (ran(junit="<testcase />"), SAYS),
+    "a GPU failed": (told(**{**GPU, "results": "failed"}), PASSED),
+    "a GPU was not checked": (told(**{**GPU, "results": "none"}), PASSED),
+    "the machine expects another driver": (
+        told(expected={"driver_version": "535.261.03"}),
+        EXPECTED,
+    ),
+    "the driver was raised alone": (pinned(driver_version="535.261.03"), EXPECTED),
+    "CUDA was raised alone": (pinned(cuda_version="12.2"), EXPECTED),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_checks_pass_on_a_sound_machine(judged, case):
+    _, *skipped = SOUND[case]
+    assert judged.failed(case) == set()
+    assert judged.having(case, "skipped") == set(skipped)
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_checks_fail_on_a_broken_machine(judged, case):
+    _, *failing = BROKEN[case]
+    assert judged.failed(case) == set(failing)
+    assert judged.confused(case) == set()
