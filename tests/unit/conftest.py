@@ -40,7 +40,7 @@ class Judged:
 def judge(tmp_path_factory):
     """Call it with a module that has ``CHECKS``, ``answer()``, ``SOUND`` and ``BROKEN``.
 
-    And ``PROJECT_FILES``, where the checks read files of the project: their contents by their paths.
+    And ``PROJECT_FILES``, where checks read files of the project: their contents by their paths.
 
     ``CHECKS`` is a file of checks. ``answer()`` is what they are told about a sound image: the
     variables under ``expected``, those of each use of a role under ``uses``, and the answer of each
