@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from builder.digest import digest_document
 from builder.errors import Problem, ProjectError, VaultbuildError
+from builder.sealing import SEALING_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -256,7 +257,7 @@ class _Reading:
             else stage.network,
             "template": template.digest,
             "files": _entries(self._cache, [*shared, *_names(template.files)]),
-            "tools": dict(self._tools.versions),
+            "tools": {**self._tools.versions, **_sealing(stage)},
         }
 
     def _role_document(self, role: RoleUse, parent: str) -> dict[str, Any]:
@@ -286,6 +287,11 @@ class _Reading:
         # What people read of a role is not in the snapshot, so no task can read it either.
         found.pop((folder / _PEOPLE_READ).as_posix(), None)
         return found
+
+
+def _sealing(stage: Stage) -> dict[str, str]:
+    """Only the stage that is sealed is made anew when sealing does something else."""
+    return {"sealing": str(SEALING_VERSION)} if stage.sealed else {}
 
 
 def _template_sources(stage: Stage, cache: StatCache) -> dict[str, str]:
