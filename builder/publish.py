@@ -216,7 +216,9 @@ def _inspect(
     seconds = round(time.monotonic() - started, 1)
     bytes_of = image.record.disk.sha256
     verdict = Verdict(image.key, bytes_of, checks.digest(), "none", seconds, seen)
-    require_passed(verdict, f"the release of {image.record.stage}")
+    stage = image.record.stage
+    hint = f"what is in the image was left by a role; look inside: vaultbuild shell {stage}"
+    require_passed(verdict, f"the release of {stage}", hint=hint)
     return seen
 
 

@@ -58,7 +58,7 @@ def forgetful(copy):
     use = f"- role: forgetful\n    variables: {{forgetful_token: {TOKEN}}}\n  - seal"
     copy.edit("stages/final/stage.yml", "- seal", use)
     mirrors = json.dumps(
-        {"mirrors": {"http://elsewhere.example/debian": [f"http://{MIRROR}/debian"]}}
+        {"mirrors": {"http://elsewhere.example/debian/": [f"http://{MIRROR}/debian/"]}}
     )
     copy.edit("stages/pipeline.yml", '"apt": {', f'"apt": {mirrors[:-1]}, ')
     return copy
