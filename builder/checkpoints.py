@@ -167,6 +167,7 @@ class Checkpoints:
             role=step.role,
             checkpoint=self._below,
             below_sha256=self._below_sha256,
+            logins=(*self._logins(), self._public_key),
         )
         with self._store.staging() as staged:
             os.link(disk, staged / DISK)
@@ -178,6 +179,12 @@ class Checkpoints:
             raise StoreError(f"another run made {place_of(record)} at the same time")
         self._below, self._below_sha256 = key, sha256
         disk.unlink()
+
+    def _logins(self) -> tuple[str, ...]:
+        """Return the keys of earlier runs, of whose checkpoint this one goes on."""
+        resumed = self._layers.resumed_from
+        image = self._store.checkpoint(resumed) if resumed else None
+        return image.record.logins if image else ()
 
     def _lock(self) -> network.NetworkLock | None:
         """Return what the network gave up to now, with what it gave before this run."""

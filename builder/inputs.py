@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from builder.digest import digest_document
 from builder.errors import Problem, ProjectError, VaultbuildError
+from builder.sealing import SEALING_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -257,7 +258,7 @@ class _Reading:
             else stage.network,
             "template": template.digest,
             "files": _entries(self._cache, [*shared, *_names(template.files)]),
-            "tools": dict(self._tools.versions),
+            "tools": {**self._tools.versions, **_sealing(stage)},
         }
 
     def _role_document(self, role: RoleUse, parent: str) -> dict[str, Any]:
@@ -288,6 +289,11 @@ class _Reading:
         found.pop((folder / _PEOPLE_READ).as_posix(), None)
         checks = f"{(folder / _ASKED_LATER).as_posix()}/"
         return {path: value for path, value in found.items() if not path.startswith(checks)}
+
+
+def _sealing(stage: Stage) -> dict[str, str]:
+    """Only the stage that is sealed is made anew when sealing does something else."""
+    return {"sealing": str(SEALING_VERSION)} if stage.sealed else {}
 
 
 def _template_sources(stage: Stage, cache: StatCache) -> dict[str, str]:

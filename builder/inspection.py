@@ -80,6 +80,14 @@ def _distributions(root: RootFileSystem, folder: str) -> Iterator[tuple[str, str
                 yield found[1], found[2]
 
 
+def package_sources(root: RootFileSystem | None) -> list[str]:
+    """Return the texts that tell the image's apt where packages are."""
+    if root is None:
+        return []
+    listed = [f"/etc/apt/sources.list.d/{name}" for name in root.names("/etc/apt/sources.list.d")]
+    return [root.read(path) for path in ("/etc/apt/sources.list", *listed)]
+
+
 def differences(
     found: Mapping[str, Mapping[str, str]], listed: Mapping[str, Mapping[str, str]]
 ) -> str:

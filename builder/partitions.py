@@ -6,6 +6,8 @@ The programs of e2fsprogs open a file system in the middle of a file; so nothing
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,14 @@ from builder import process
 from builder.errors import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 # Type 83, and the discoverable types of an x86-64 root.
 _ROOT_TYPES = ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "0FC63DAF-8483-4772-8E79-3D69D8477DE4", "83")
 # Where ext2 and its successors have their magic number, from the file system's start.
 _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
+_CHUNK = 4 << 20
 
 
 def root_partition(raw: Path) -> tuple[int, int]:
@@ -70,6 +74,73 @@ class RootFileSystem:
             if len(fields) > 5 and fields[5] not in {".", ".."}  # noqa: PLR2004 - /inode/mode/uid/gid/name/size/
         )
 
+    def copy(self, folders: Iterable[str], target: Path) -> None:
+        """Copy folders, with all below them, to where they stand below ``target``."""
+        commands = []
+        for folder in folders:
+            place = target / folder.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            commands.append(f'rdump "{folder}" "{place.parent}"')
+        # It complains of folders that are not there, and of owners that only root may give.
+        process.run(["debugfs", self.name], stdin="\n".join(commands) + "\n")
+
+    def owner(self, offset: int) -> str | None:
+        """Return the path of the file that has a byte of the raw disk; None where none has it."""
+        block = (offset - self.start) // self._block_size()
+        inode = re.search(rf"^{block}\t(\d+)$", self._ask(f"icheck {block}"), re.MULTILINE)
+        if block < 0 or not inode:
+            return None
+        named = re.search(rf"^{inode[1]}\t(.+)$", self._ask(f"ncheck {inode[1]}"), re.MULTILINE)
+        return named[1] if named else None
+
+    def _block_size(self) -> int:
+        told = process.run(["dumpe2fs", "-h", self.name]).stdout
+        return int(re.findall(r"^Block size: +(\d+)$", told, re.MULTILINE)[0])
+
+    def free(self) -> list[tuple[int, int]]:
+        """Return where the blocks lie that no file has, as offsets in the raw disk: from, to."""
+        told = process.run(["dumpe2fs", self.name]).stdout
+        size = int(re.findall(r"^Block size: +(\d+)$", told, re.MULTILINE)[0])
+        listed = re.findall(r"^  Free blocks: (.*)$", told, re.MULTILINE)
+        spans = (span.partition("-") for line in listed for span in line.split(", ") if span)
+        return [
+            (self.start + int(first) * size, self.start + (int(last or first) + 1) * size)
+            for first, _, last in spans
+        ]
+
+    def held_where_free(self) -> Iterator[tuple[int, int]]:
+        """Yield where blocks that no file has hold something, as offsets in the raw disk."""
+        with self.raw.open("rb", buffering=0) as file:
+            for first, last in self.free():
+                for start, end in data(file.fileno(), first, last):
+                    if os.pread(file.fileno(), end - start, start).strip(b"\0"):
+                        yield start, end
+
+    def zero_what_is_free(self) -> int:
+        """Write zeros where blocks that no file has hold something; return how many bytes.
+
+        Nobody else may have the file system open.
+        """
+        written = 0
+        with self.raw.open("r+b", buffering=0) as file:
+            for start, end in self.held_where_free():
+                written += os.pwrite(file.fileno(), bytes(end - start), start)
+            os.fsync(file.fileno())
+        return written
+
     def _ask(self, request: str) -> str:
         # Its status is 0 whatever happens, and complaints go to stderr.
         return process.run(["debugfs", "-R", request, self.name]).stdout
+
+
+def data(descriptor: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield what a file has between two offsets, without its holes, in pieces that fit memory."""
+    while first < last:
+        try:
+            start = os.lseek(descriptor, first, os.SEEK_DATA)
+        except OSError:  # a hole up to the end
+            return
+        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), last)
+        for piece in range(start, end, _CHUNK):
+            yield piece, min(piece + _CHUNK, end)
+        first = max(end, start)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PIPELINE_FILE = Path("stages/pipeline.yml")
 ROLES_FOLDER = Path("ansible/roles")
+SEAL = "seal"
+"""The role that ends a sealed stage: its program runs again on the disk of the stopped machine."""
 
 # The modules that turn files into the answer: when one of them changes, kept answers are void.
 _DECIDING = (
@@ -93,6 +95,12 @@ class Stage:
     resources: Resources
     folder: Path
     hosts: tuple[str, ...] = ()
+
+    @property
+    def sealed(self) -> RoleUse | None:
+        """The role that seals its disk; None where that is not the last one."""
+        last = self.roles[-1] if self.roles else None
+        return last if last and last.name == SEAL else None
 
     @property
     def reach(self) -> str:

@@ -40,7 +40,9 @@ _running: set[Child] = set()
 _PACKAGES = {
     "apt-cacher-ng": "apt-cacher-ng",
     "debugfs": "e2fsprogs",
+    "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
+    "fstrim": "util-linux",
     "ip": "iproute2",
     "losetup": "mount",
     "mcopy": "mtools",

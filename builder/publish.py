@@ -8,6 +8,7 @@ release appear, complete, by one rename; a release that exists is never written 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -17,7 +18,9 @@ from builder import __version__, digest, disks, files, network
 from builder.clones import boot_clones, clone_results
 from builder.digest import file_signature
 from builder.errors import CheckError, StoreError
-from builder.inspection import inspect
+from builder.hygiene import hygiene_results
+from builder.inspection import inspect, package_sources
+from builder.partitions import RootFileSystem
 from builder.record import utc_now
 from builder.verify import Verdict, copied, require_passed
 
@@ -162,7 +165,7 @@ def _make(
         disks.flatten(lineage[-1].disk, disk, compression=compression)
         disks.check(disk)
         reporter.doing("looking at the release")
-        seen = _inspect(disk, lineage[-1], checks, compression)
+        seen = _inspect(project, disk, lineage, checks, compression)
         reporter.doing("booting two clones of the release, under BIOS and UEFI")
         resources = pipeline.stage(stage).resources
         clones = boot_clones(disk, checks, project.vm, resources, logs())
@@ -204,22 +207,45 @@ def _lineage(project: Project, image: Image) -> tuple[Image, ...]:
 
 
 def _inspect(
-    disk: Path, image: Image, checks: CheckSet, compression: str
+    project: Project, disk: Path, lineage: Sequence[Image], checks: CheckSet, compression: str
 ) -> tuple[CheckResult, ...]:
     """Look at the published file before two machines are started for it; raise what is wrong."""
-    raw = disk.with_suffix(".raw")
+    image, raw = lineage[-1], disk.with_suffix(".raw")
     started = time.monotonic()
     try:
         disks.unpack(disk, raw)
         packages = image.record.packages
         seen = inspect(disk, raw, packages, made_of=image.disk, wanted=compression)
+        seen += tuple(hygiene_results(RootFileSystem.find(raw), disk.parent))
+        seen += _leaks(project, raw, lineage, checks)
     finally:
         raw.unlink(missing_ok=True)
     seconds = round(time.monotonic() - started, 1)
     bytes_of = image.record.disk.sha256
     verdict = Verdict(image.key, bytes_of, checks.digest(), "none", seconds, seen)
-    require_passed(verdict, f"the release of {image.record.stage}")
+    stage = image.record.stage
+    hint = f"what is in the image was left by a role; look inside: vaultbuild shell {stage}"
+    require_passed(verdict, f"the release of {stage}", hint=hint)
     return seen
+
+
+def _leaks(
+    project: Project, raw: Path, lineage: Sequence[Image], checks: CheckSet
+) -> tuple[CheckResult, ...]:
+    """Search the bytes that ship for what only their build should know."""
+    from builder import leaks  # late, with the caches that it knows: for releases alone
+    from builder.caches.pypi import pip_settings
+
+    root = RootFileSystem.find(raw)
+    logins = [login for image in lineage for login in image.record.logins]
+    index = pip_settings().get("index-url")
+    needles = (
+        *leaks.key_needles(logins),
+        *leaks.secret_needles(checks.variables, os.environ),
+        *leaks.address_needles(os.environ),
+        *leaks.mirror_needles(project.pipeline.caches, index, package_sources(root)),
+    )
+    return tuple(leaks.leak_results(leaks.search(raw, needles), root))
 
 
 def _judge(

@@ -48,6 +48,7 @@ class BuildRecord:
     the checkpoint whose disk this one stands on; None where it stands on the parent's.
     ``below_sha256`` is what the disk below must hold: the key alone does not tell its bytes.
     ``resumed_after`` is the role that the build went on from, None where it began with the first.
+    ``logins`` are the public keys that vaultbuild logged in with: no release may hold them.
     """
 
     key: str
@@ -66,6 +67,7 @@ class BuildRecord:
     checkpoint: str | None = None
     below_sha256: str | None = None
     resumed_after: str | None = None
+    logins: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON document."""
@@ -106,5 +108,6 @@ def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "documents": tuple(values["documents"]),
         "disk": DiskRecord(**values["disk"]),
+        "logins": tuple(values.get("logins", ())),
         "roles": tuple(StepRecord(**role) for role in values.get("roles", ())),
     }

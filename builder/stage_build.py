@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, events, guest, network
+from builder import __version__, digest, disks, events, guest, network, sealing
 from builder.checkpoints import Layers
 from builder.engines import Machine
-from builder.engines.keys import make_keys
+from builder.engines.keys import make_keys, public_key_in
 from builder.errors import StoreError
 from builder.packing import run_packer
 from builder.provision import Use
@@ -141,8 +141,10 @@ def _build(
         if place.options.keep_failed:
             _keep_failed(project, step.stage, work / "result.json", place.reporter)
         raise
+    login = public_key_in(work)
     shutil.rmtree(work)
     checkpoint = _settle(staged, result, start, parent)
+    _seal(stage, staged, logs, locks, place)
     shutil.copytree(logs, staged / "logs")
     resumed = start.resumed.record if start.resumed else None
     before = network.read(start.resumed.folder / network.LOCK) if start.resumed else None
@@ -164,11 +166,26 @@ def _build(
         checkpoint=checkpoint,
         below_sha256=_below_sha256(project.store, checkpoint, parent),
         resumed_after=resumed.role if resumed else None,
+        logins=(*(resumed.logins if resumed else ()), login),
     )  # fmt: skip
     image = project.store.commit(staged, record, replace=True)
     # What failed before is of no use beside an image.
     shutil.rmtree(_failed_folder(project, step.stage), ignore_errors=True)
     return image
+
+
+def _seal(stage: Stage, staged: Path, logs: Path, locks: Sequence[int], place: Workplace) -> None:
+    """Seal the disk of a stage that ends with sealing: its machine wrote when it was stopped."""
+    if stage.sealed is None:
+        return
+    snapshot, work = place.snapshots[stage.name], staged / "seal"
+    if why := sealing.obstacle(snapshot):
+        place.reporter.note(f"the disk was sealed in its machine alone: {why}")
+        sealing.clear(staged / DISK, work)
+    else:
+        patterns = stage.sealed.variables.get("seal_extra_patterns", ())
+        sealing.seal(staged / DISK, snapshot, patterns, work=work, logs=logs, locks=locks)
+    disks.check(staged / DISK)
 
 
 def _below_sha256(store: Store, checkpoint: str | None, parent: Image) -> str:

@@ -21,15 +21,12 @@ from builder import process
 from builder.engines import MONITOR, carrier
 from builder.engines.cgroup import own_group
 from builder.errors import CommandError, VaultbuildError
-from builder.monitor import DISK_NODE
-from builder.partitions import root_partition
-from builder.vm_options import quoted
+from builder.rawdisk import exported, mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _log = logging.getLogger(__name__)
-_EXPORT_SECONDS = 20
 _SHUTDOWN_SECONDS = 30
 
 
@@ -65,7 +62,8 @@ def supervise(spec: Spec) -> None:
     log = spec.console.with_name("container.log")
     with contextlib.ExitStack() as stack:
         stack.enter_context(own_group(spec.sockets.name))
-        raw = stack.enter_context(exported(spec, log))
+        control = spec.sockets / MONITOR
+        raw = stack.enter_context(exported(spec.disk, spec.work, log, monitor=control))
         root = stack.enter_context(mounted(raw, spec.work))
         for argv in _carriers(spec):
             stack.enter_context(process.session(process.start(argv, log=log)))
@@ -97,48 +95,6 @@ class _Stop:
             if container.status is not None:
                 raise CommandError(f"the container ended by itself with status {container.status}")
             time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def exported(spec: Spec, log: Path) -> Iterator[Path]:
-    """Show a QCOW2 as a raw file, by the storage daemon and FUSE."""
-    raw, control = spec.work / "disk.raw", spec.sockets / MONITOR
-    raw.touch()
-    file = {"driver": "file", "filename": str(spec.disk), "discard": "unmap", "aio": "threads"}
-    disk = {"driver": "qcow2", "file": file, "discard": "unmap", "detect-zeroes": "unmap"}
-    export = {"type": "fuse", "id": "raw", "mountpoint": str(raw), "writable": True}
-    argv = [
-        "qemu-storage-daemon",
-        # As JSON: in a list of options a comma in a path would end it.
-        "--blockdev", json.dumps({"node-name": DISK_NODE, **disk}),
-        "--export", json.dumps({"node-name": DISK_NODE, **export}),
-        "--chardev", f"socket,id=qmp,path={quoted(control)},server=on,wait=off",
-        "--monitor", "chardev=qmp",
-    ]  # fmt: skip
-    with process.session(process.start(argv, log=log)) as daemon:
-        deadline = time.monotonic() + _EXPORT_SECONDS
-        while raw.stat().st_size == 0:
-            if daemon.status is not None or time.monotonic() > deadline:
-                raise process.failure(argv, daemon.status or 0, log.read_text(), log=log)
-            time.sleep(0.01)
-        yield raw
-        # SIGTERM makes it flush and close the QCOW2; only then is the file whole.
-        if daemon.stop():
-            raise process.failure(argv, daemon.status or 0, log.read_text(), log=log)
-
-
-@contextlib.contextmanager
-def mounted(raw: Path, work: Path) -> Iterator[Path]:
-    """Mount the root file system of a raw disk."""
-    root = work / "root"
-    root.mkdir(exist_ok=True)
-    start, size = root_partition(raw)
-    options = f"loop,offset={start},sizelimit={size},noatime"
-    process.run(["mount", "-t", "ext4", "-o", options, raw, root])
-    try:
-        yield root
-    finally:
-        process.run(["umount", root])
 
 
 def _carriers(spec: Spec) -> Iterator[list[str]]:

@@ -65,8 +65,8 @@ def test_every_check_fails_on_a_spoiled_image(hygiene):
 
 
 def test_clones_that_share_an_identity_are_not_published(copy):
-    """Its checks pass, one clone at a time: only two of them show what is wrong."""
-    spoil = "- seal\n  - role: sabotage\n    variables: {sabotage_identity_only: true}"
+    """Its disk and its checks pass, one clone at a time: only two of them show what is wrong."""
+    spoil = "- role: sabotage\n    variables: {sabotage_identity_only: true}\n  - seal"
     copy.edit("stages/final/stage.yml", "- seal", spoil)
     copy("stage", "final", "--engine", "nspawn")
     said = copy("publish", "final", "--engine", "nspawn", status=1).stderr

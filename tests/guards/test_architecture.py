@@ -14,7 +14,8 @@ LAYERS = """
     digest memo failures history texts scratch network role_schema
     fetch
     patience config template store disks caches monitor outcome
-    settings packer engines holdings
+    rawdisk
+    settings packer engines holdings sealing
     resolve ssh kvm prune
     pipeline provision
     checkpoints
@@ -26,7 +27,7 @@ LAYERS = """
     live reporter provide
     supplies
     report
-    stream timing project
+    stream timing project leaks hygiene
     publish packing upstream stage_network
     warm stage_build doctor
     build shell watch prefetch

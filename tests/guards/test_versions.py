@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder.provision import PROVISIONING_VERSION
+from builder.sealing import SEALING_VERSION
 from builder.sources.bootstrap import BOOTSTRAP_VERSION
 
 PINNED = Path(__file__).with_name("versions.json")
@@ -22,6 +23,10 @@ MODULES = {
             "builder/provision.py",
             "builder/sources/nocloud.py",
         ],
+    ),
+    "SEALING_VERSION": (
+        SEALING_VERSION,
+        ["builder/partitions.py", "builder/rawdisk.py", "builder/sealing.py"],
     ),
     "BOOTSTRAP_VERSION": (
         BOOTSTRAP_VERSION,

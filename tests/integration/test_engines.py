@@ -18,9 +18,9 @@ from builder.engines.greeting import wait_for_ssh
 from builder.engines.keys import make_keys
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import OVMF, QemuEngine, caches_network
-from builder.engines.supervisor import Spec, exported
 from builder.errors import CommandError, HostError
 from builder.partitions import root_partition
+from builder.rawdisk import exported
 from builder.vm_options import credential
 
 pytestmark = pytest.mark.integration
@@ -227,8 +227,8 @@ def test_a_disk_is_exported_wherever_it_lies(odd_machine, require_program, requi
     process.run(["qemu-io", "-f", "qcow2", "-c", "write -P 65 0 4096", odd_machine.disk])
     sockets = odd_machine.work / "s,ockets"
     sockets.mkdir()
-    spec = Spec(odd_machine.disk, odd_machine.work, "", sockets, [], odd_machine.console)
-    with exported(spec, odd_machine.logs / "container.log") as raw:
+    log = odd_machine.logs / "container.log"
+    with exported(odd_machine.disk, odd_machine.work, log, monitor=sockets / "qmp") as raw:
         assert raw.stat().st_size == 64 * MIB
         with raw.open("r+b") as file:
             assert file.read(4096) == b"A" * 4096

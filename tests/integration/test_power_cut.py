@@ -20,7 +20,7 @@ import pytest
 from builder import disks, monitor, process
 from builder.digest import digest_file
 from builder.engines import MONITOR
-from builder.engines.supervisor import Spec, exported
+from builder.rawdisk import exported
 from builder.scratch import scratch
 from builder.store import Store
 
@@ -85,8 +85,8 @@ def disk(tmp_path, require_root, require_program) -> Iterator[Disk]:
     first = tmp_path / "layer-0.qcow2"
     process.run(["qemu-img", "create", "-q", "-f", "qcow2", first, str(SIZE)])
     with scratch() as sockets:
-        spec = Spec(first, tmp_path, "", sockets, (), tmp_path / "console.log")
-        with exported(spec, tmp_path / "daemon.log") as raw:
+        monitor = sockets / "qmp"
+        with exported(first, tmp_path, tmp_path / "daemon.log", monitor=monitor) as raw:
             subprocess.run(["mkfs.ext4", "-q", "-F", raw], check=True)
             yield Disk(tmp_path, raw, sockets)
 

@@ -29,6 +29,7 @@ from builder.pipeline import (
     Stage,
     load_pipeline,
 )
+from builder.sealing import SEALING_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -105,6 +106,18 @@ def test_each_document_holds_the_key_before_it(written: Path) -> None:
     assert [document.get("parent") for document in documents] == [None, *keys[:-1]]
     assert final.key == final.roles[-1][1] == keys[-1]
     assert [role for role, _ in final.roles] == ["greeting", "sealing"]
+
+
+def test_a_stage_that_ends_with_sealing_depends_on_how_that_is_done(project: Write) -> None:
+    renamed = {path.replace("sealing", "seal"): text for path, text in FILES.items()}
+    renamed["ansible/roles/seal/meta/argument_specs.yml"] = (
+        "argument_specs: {main: {options: {}}}\n"
+    )
+    renamed["ansible/roles/seal/tasks/main.yml"] = "[]\n"
+    stage = "stages/final/stage.yml"
+    base, final = inputs_of(project({**renamed, stage: FILES[stage].replace("sealing", "seal")}))
+    assert "sealing" not in base.documents[1]["tools"]
+    assert final.documents[0]["tools"]["sealing"] == str(SEALING_VERSION)
 
 
 def test_a_document_can_be_read_back_from_json(written: Path) -> None:

@@ -26,6 +26,7 @@ RECORD = BuildRecord(
     roles=(StepRecord("tuning", 1.25, 3, 7),),
     tools={"packer": "1.6.6"},
     network={"apt": ["bash"]},
+    logins=("ssh-ed25519 AAAA", "ssh-ed25519 BBBB"),
 )
 
 
@@ -39,11 +40,17 @@ def test_the_form_of_a_record() -> None:
     assert set(document) == {
         "schema", "key", "variant", "stage", "created", "seconds", "documents", "parent", "disk",
         "packages", "roles", "tools", "network", "role", "checkpoint",
-        "below_sha256", "resumed_after",
+        "below_sha256", "resumed_after", "logins",
     }  # fmt: skip
     assert document["schema"] == 1
     assert document["disk"] == {"sha256": "d" * 64, "bytes": 1 << 30}
     assert document["roles"] == [{"role": "tuning", "seconds": 1.25, "changed": 3, "tasks": 7}]
+
+
+def test_a_record_from_before_logins_has_none() -> None:
+    document = RECORD.to_json()
+    del document["logins"]
+    assert BuildRecord.from_json(document).logins == ()
 
 
 def test_what_a_later_version_adds_is_passed_over() -> None:

@@ -1,9 +1,13 @@
 """Remove what tells one machine from another and what a build leaves behind; print each path.
 
-    seal.py [--root DIRECTORY] [PATTERN...]
+    seal.py [--root DIRECTORY | --offline DIRECTORY] [PATTERN...]
 
 One program instead of forty tasks: it is one round trip to the guest, it can be tried on any
 folder, and its output is the proof of what it did. A second run prints nothing.
+
+It runs twice. In the guest it is the last role; then, ``--offline``, vaultbuild runs it on the disk
+of the machine that was powered off, for powering off writes again. There nobody uses any file, and
+the tree is entered (chroot): its links must not lead to files of the host.
 """
 # ruff: noqa: INP001, T201 - a program that is sent to the guest, not a module
 
@@ -79,8 +83,9 @@ IN_USE = (
 class Sealer:
     """Removes below a root, and says what it removed."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, in_use: tuple[str, ...] = IN_USE) -> None:
         self._root = root
+        self._in_use = in_use
 
     def remove(self, *patterns: str) -> None:
         """Remove what matches any of the patterns."""
@@ -92,7 +97,7 @@ class Sealer:
         """Remove temporary files that nobody uses."""
         for pattern in TEMPORARY:
             for path in self._matching(pattern):
-                if not path.name.startswith(IN_USE):
+                if not self._in_use or not path.name.startswith(self._in_use):
                     self._remove(path)
 
     def remove_logs(self) -> None:
@@ -132,10 +137,16 @@ class Sealer:
 def main() -> None:
     """Seal the tree."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--root", default="")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--root", default="")
+    place.add_argument("--offline", metavar="DIRECTORY")
     parser.add_argument("patterns", nargs="*")
     arguments = parser.parse_args()
     sealer = Sealer(arguments.root.rstrip("/"))
+    if arguments.offline:
+        os.chroot(arguments.offline)
+        os.chdir("/")
+        sealer = Sealer("", in_use=())
     for patterns in REMOVED.values():
         sealer.remove(*patterns)
     sealer.remove(*arguments.patterns)

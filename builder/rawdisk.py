@@ -1,0 +1,72 @@
+"""A QCOW2 as a raw file that can be written to, and its root file system, mounted.
+
+For processes with a mount namespace of their own (``unshare --mount``): what is mounted there goes
+with them, however they go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING
+
+from builder import process
+from builder.monitor import DISK_NODE
+from builder.partitions import root_partition
+from builder.vm_options import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_EXPORT_SECONDS = 20
+
+
+@contextlib.contextmanager
+def exported(disk: Path, work: Path, log: Path, *, monitor: Path | None = None) -> Iterator[Path]:
+    """Show a QCOW2 as a raw file in ``work``, by the storage daemon and FUSE.
+
+    ``monitor`` is the socket where the daemon shall take commands.
+    """
+    raw = work / "disk.raw"
+    raw.touch()
+    file = {"driver": "file", "filename": str(disk), "discard": "unmap", "aio": "threads"}
+    node = {"driver": "qcow2", "file": file, "discard": "unmap", "detect-zeroes": "unmap"}
+    export = {"type": "fuse", "id": "raw", "mountpoint": str(raw), "writable": True}
+    argv = [
+        "qemu-storage-daemon",
+        # As JSON: in a list of options a comma in a path would end it.
+        "--blockdev", json.dumps({"node-name": DISK_NODE, **node}),
+        "--export", json.dumps({"node-name": DISK_NODE, **export}),
+        *(_listening(monitor) if monitor else ()),
+    ]  # fmt: skip
+    with process.session(process.start(argv, log=log)) as daemon:
+        deadline = time.monotonic() + _EXPORT_SECONDS
+        while raw.stat().st_size == 0:
+            if daemon.status is not None or time.monotonic() > deadline:
+                raise process.failure(argv, daemon.status or 0, log.read_text(), log=log)
+            time.sleep(0.01)
+        yield raw
+        # SIGTERM makes it flush and close the QCOW2; only then is the file whole.
+        if daemon.stop():
+            raise process.failure(argv, daemon.status or 0, log.read_text(), log=log)
+
+
+def _listening(monitor: Path) -> list[str]:
+    socket = f"socket,id=qmp,path={quoted(monitor)},server=on,wait=off"
+    return ["--chardev", socket, "--monitor", "chardev=qmp"]
+
+
+@contextlib.contextmanager
+def mounted(raw: Path, work: Path) -> Iterator[Path]:
+    """Mount the root file system of a raw disk."""
+    root = work / "root"
+    root.mkdir(exist_ok=True)
+    start, size = root_partition(raw)
+    options = f"loop,offset={start},sizelimit={size},noatime"
+    process.run(["mount", "-t", "ext4", "-o", options, raw, root])
+    try:
+        yield root
+    finally:
+        process.run(["umount", root])

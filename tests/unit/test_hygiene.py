@@ -1,0 +1,167 @@
+"""The points of hygiene, on trees that are clean and on trees that something was left in."""
+
+import pytest
+
+# ruff: noqa: S108 - paths in an image
+from builder.hygiene import POINTS, Tree, results_of
+from builder.inspection import result
+
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
+CLEAN = {
+    "/etc/machine-id": "",
+    "/etc/hostname": "localhost\n",
+    "/etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+    "/etc/shadow": "root:*:19000:0:99999:7:::\nsshd:!*:19000::::::\n",
+    "/etc/fstab": "# swap is for others\nLABEL=vaultbuild-root / ext4 defaults 0 1\n",
+    "/etc/apt/sources.list": "deb http://mirror.example/debian trixie main\n",
+    "/etc/ssh/sshd_config": "PermitRootLogin prohibit-password\n",
+    "/root/.profile": "# nothing\n",
+    "/var/cache/apt/archives/lock": "",
+    "/var/lib/apt/lists/lock": "",
+    "/var/lib/systemd/deb-systemd-helper-enabled/ssh.service.dsh-also": "x",
+}
+# Point: files that were left, each of which must be found by that point alone.
+LEFT = {
+    "hygiene::no SSH host key": {"/etc/ssh/ssh_host_ed25519_key.pub": "ssh-ed25519 A"},
+    "hygiene::no machine-id": {
+        "/etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+        "/var/lib/dbus/machine-id": "0123456789abcdef0123456789abcdef\n",
+    },
+    "hygiene::nobody's keys": {
+        "/root/.ssh/authorized_keys": "ssh-ed25519 A",
+        "/home/me/.ssh/known_hosts": "x",
+    },
+    "hygiene::no private key": {"/etc/ssl/site.key": KEY, "/home/me/id": KEY},
+    "hygiene::no password": {
+        "/etc/shadow": "root:$y$j9T$salt$hash:19000:0:99999:7:::\n",
+    },
+    "hygiene::no file of credentials": {
+        "/root/.netrc": "machine x",
+        "/root/.aws/credentials": "x",
+        "/etc/apt/auth.conf.d/site.conf": "machine x",
+        "/etc/credstore/x": "x",
+    },
+    "hygiene::no memory of cloud-init": {
+        "/var/lib/cloud/instances/i/user-data.txt": "x",
+        "/etc/ssh/sshd_config.d/50-cloud-init.conf": "x",
+        "/etc/cloud/cloud-init.disabled": "",
+    },
+    "hygiene::no memory of a network": {
+        "/etc/udev/rules.d/70-persistent-net.rules": "x",
+        "/var/lib/dhcp/dhclient.leases": "lease",
+        "/var/lib/NetworkManager/secret_key": "x",
+    },
+    "hygiene::no name of a machine": {
+        "/etc/hostname": "ci-runner-7\n",
+        "/etc/hosts": "127.0.1.1 ci-runner-7\n",
+    },
+    "hygiene::no proxy and no odd source": {
+        "/etc/apt/apt.conf.d/99mmdebstrap": 'Acquire::http::Proxy "http://127.0.0.1:3142";',
+        "/etc/environment": "https_proxy=http://proxy.example:3128\n",
+        "/root/.gitconfig": "[http]\n\tproxy = http://proxy.example\n",
+        "/etc/pip.conf": "[global]\nindex-url = http://127.0.0.1/x\n",
+        "/etc/apt/sources.list": "deb [trusted=yes] http://mirror.example/debian trixie main\n",
+        "/etc/apt/sources.list.d/x.sources": "URIs: http://me:word@mirror.example/debian\n",
+    },
+    "hygiene::no lists and no packages": {
+        "/var/lib/apt/lists/x_Packages": "Package: x",
+        "/var/cache/apt/archives/x.deb": "x",
+        "/var/cache/apt/pkgcache.bin": "x",
+    },
+    "hygiene::no log": {
+        "/var/log/wtmp": "x",
+        "/var/log/apt/history.log": "x",
+        "/var/log/journal/0123/system.journal": "x",
+    },
+    "hygiene::no history": {"/root/.bash_history": "ls", "/root/.cache/pip/x": "x"},
+    "hygiene::nothing temporary, no dump": {
+        "/tmp/x": "x",
+        "/tmp/.x/y": "x",
+        "/var/tmp/systemd-private-1/tmp/x": "x",
+        "/var/crash/x": "x",
+        "/var/lib/systemd/coredump/core.x": "x",
+    },
+    "hygiene::nothing in spools": {"/var/mail/root": "x", "/var/spool/cron/crontabs/root": "x"},
+    "hygiene::no backup": {
+        "/etc/passwd-": "x",
+        "/etc/ssh/sshd_config.dpkg-old": "x",
+        "/etc/hosts~": "x",
+        "/var/backups/dpkg.status.0": "x",
+    },
+    "hygiene::no random seed": {
+        "/var/lib/systemd/random-seed": "x",
+        "/boot/efi/loader/random-seed": "x",
+    },
+    "hygiene::no membership": {"/etc/krb5.keytab": "x", "/var/lib/sss/db/cache.ldb": "x"},
+    "hygiene::no swap": {"/etc/fstab": "/swapfile none swap sw 0 0\n"},
+    "hygiene::no memory of devices": {
+        "/etc/blkid.tab": "x",
+        "/etc/lvm/devices/system.devices": "x",
+        "/etc/nvme/hostid": "x",
+    },
+}
+CASES = [
+    pytest.param(point, name, text, id=f"{point.partition('::')[2]}: {name}")
+    for point, files in LEFT.items()
+    for name, text in files.items()
+]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Make a tree that is clean but for ``files``."""
+
+    def make(files=()) -> Tree:
+        for name, text in {**CLEAN, **dict(files)}.items():
+            path = tmp_path / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        (tmp_path / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+        return Tree(tmp_path)
+
+    return make
+
+
+def failed(tree) -> dict[str, str]:
+    return {one.name: one.message for one in results_of(tree) if one.outcome == "failed"}
+
+
+def test_a_clean_tree_passes_every_point(tree):
+    said = list(results_of(tree()))
+    assert [one.name for one in said] == list(POINTS)
+    assert [one for one in said if one.outcome != "passed"] == []
+
+
+def test_every_point_has_a_case():
+    assert LEFT.keys() == POINTS.keys()
+
+
+@pytest.mark.parametrize(("point", "name", "text"), CASES)
+def test_what_was_left_is_found_by_its_point_alone(tree, point, name, text):
+    assert failed(tree({name: text})).keys() == {point}
+
+
+def test_empty_passwords_are_passwords(tree):
+    found = failed(tree({"/etc/shadow": "root::19000:0:99999:7:::\n"}))
+    assert found == {"hygiene::no password": "E root has a password"}
+
+
+def test_links_are_not_followed(tree, tmp_path):
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    outside.mkdir()
+    (outside / "x.key").write_text(KEY)
+    made = tree()
+    (tmp_path / "etc/ssl").symlink_to(outside)
+    (tmp_path / "var/log").symlink_to(outside)
+    (tmp_path / "var/crash").symlink_to(outside)
+    assert failed(made) == {}
+
+
+def test_many_findings_are_counted(tree):
+    files = {f"/var/log/{number}": "x" for number in range(9)}
+    assert failed(tree(files))["hygiene::no log"].endswith("; and 4 more")
+
+
+def test_a_result_says_why():
+    assert result("a", "").outcome == "passed"
+    assert result("a", "b\nc").message == "E b\nE c"
