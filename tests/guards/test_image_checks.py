@@ -35,13 +35,16 @@ def tests(files, root) -> set[str]:
 def cases(root) -> set[str]:
     """The names of the broken machines in the tables of the unit tests."""
     tables = sorted((root / "tests/unit").glob("test_reference_checks_*.py"))
-    return {name for table in tables for name in runpy.run_path(str(table))["BROKEN"]}
+    found = {name for table in tables for name in runpy.run_path(str(table))["BROKEN"]}
+    rules = runpy.run_path(str(root / "tests/unit/test_compat_rules.py"))["CASES"]
+    # What is asked of each use of a role has a case for each: "python_frameworks: no pip".
+    return found | {name.partition(": ")[2] for name in found} | set(rules)
 
 
 @pytest.fixture(scope="module")
 def texts(root) -> str:
     """What the driver's modules say."""
-    return "\n".join(path.read_text() for path in sorted((root / "builder").glob("*.py")))
+    return "\n".join(path.read_text() for path in sorted((root / "builder").rglob("*.py")))
 
 
 def test_every_number_has_a_row(rows):
