@@ -77,6 +77,7 @@ def verify_gpus(
     reporter.doing(f"checking the GPUs of {gpu.on}")
     answer = check(program, expected, level=gpu.level, on=gpu.on)
     if junit:
+        junit.parent.mkdir(parents=True, exist_ok=True)
         junit.write_text(answer.junit)
     if as_json:
         report.emit_json({**answer.document, "host": answer.host})

@@ -60,7 +60,8 @@ def until(true) -> None:
     """Return when something has come to be so; fail when it does not in a long time."""
     end = time.monotonic() + _LONG
     while not true():
-        assert time.monotonic() < end, "it did not come to be so"
+        if time.monotonic() > end:
+            pytest.fail(f"it did not come to be so in {_LONG} s", pytrace=False)
         time.sleep(0.05)
 
 

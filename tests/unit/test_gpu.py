@@ -220,7 +220,7 @@ def test_a_host_without_a_gpu_lacks_something(ssh):
 
 def test_results_are_shown_as_those_of_images(run, ssh, tmp_path):
     folder = ssh(answered(*RESULTS, status=1, outcome="failed"))
-    done = run("--gpu", "--on", "root@gpu-7", "--json", "--junit", tmp_path / "gpu.xml")
+    done = run("--gpu", "--on", "root@gpu-7", "--json", "--junit", tmp_path / "new/gpu.xml")
     assert done.exit_code == 1
     assert "skipped  dcgmi diag -r 1             no dcgmi" in done.stderr
     assert "2 x Enabled" not in done.stderr
@@ -228,7 +228,7 @@ def test_results_are_shown_as_those_of_images(run, ssh, tmp_path):
     assert "error: root@gpu-7: 1 of 3 checks of the GPUs failed" in done.stderr
     written = json.loads(done.stdout)
     assert (written["host"], written["outcome"]) == ("root@gpu-7", "failed")
-    assert (tmp_path / "gpu.xml").read_text() == "<testsuite />"
+    assert (tmp_path / "new/gpu.xml").read_text() == "<testsuite />"
     assert json.loads((folder / "stdin").read_text())["expected"] == {"cuda_version": "12.4"}
 
 
