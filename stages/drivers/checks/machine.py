@@ -113,7 +113,9 @@ def upgraded():
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder, "Packages")
         index.write_text("\n".join(newer))
-        done = subprocess.run([*UPGRADE, index], capture_output=True, text=True, check=True)
+        # It writes down what it planned, and a log is what hygiene looks for.
+        logs = ("--option", f"Dir::Log={folder}")
+        done = subprocess.run([*UPGRADE, index, *logs], capture_output=True, text=True, check=True)
     return sorted(re.findall(r"^Inst (\S+)", done.stdout, re.MULTILINE))
 
 
