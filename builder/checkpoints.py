@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from builder.outcome import RoleResult
     from builder.ssh import Link
 
+# Seconds: what a role wrote is on the disk first, gigabytes of it perhaps; then writes are held.
+_WRITING = 900
 _PATIENCE = 60
 
 
@@ -143,7 +145,7 @@ class Checkpoints:
         disks.make_layer(backing, layer, size=self._size)
         settings = json.dumps({"public_key": self._public_key, "patience": _PATIENCE})
         with self._link.holding_python(
-            source_of_in_guest(), "freeze", settings, said=in_guest.FROZEN, patience=_PATIENCE
+            source_of_in_guest(), "freeze", settings, said=in_guest.FROZEN, patience=_WRITING
         ):
             self._node = monitor.add_layer(
                 self._layers.monitor, self._layers.engine, top=self._node, layer=layer

@@ -13,6 +13,14 @@ TORCH = "python_frameworks:torch"
 LOCKED = dict(
     re.findall(r"^([\w.-]+)==([\w.]+)", (FOLDER / "torch.lock").read_text(), re.MULTILINE)
 )
+NVIDIA = "/opt/vaultbuild/venvs/torch.lock/lib/python3.13/site-packages/nvidia"
+LOADED = [
+    "cublas/lib/libcublas.so.12",
+    "cuda_runtime/lib/libcudart.so.12",
+    "cudnn/lib/libcudnn.so.9",
+    "nccl/lib/libnccl.so.2",
+]
+SYSTEM = "/usr/lib/x86_64-linux-gnu/libcudart.so.12.4.127"
 
 
 def answer():
@@ -28,7 +36,8 @@ def answer():
         "convolved": [[[[9.0, 9.0], [9.0, 9.0]]]],
         "cuda": "12.4",
         "cudnn": 90100,
-        "nccl": [2, 21, 5],
+        "loaded": [f"{NVIDIA}/{name}" for name in LOADED],
+        "nccl": 22105,
         "residual": 2.6e-14,
         "trained": {"weights": [[0.875, 1.25]], "losses": [2.5, 18.640625]},
         "versions": {"numpy": LOCKED["numpy"], "torch": f"{LOCKED['torch']}+cu124"},
@@ -51,7 +60,9 @@ def codes(*targets):
 VERSION, CUDA = names(
     "test_torch_is_of_the_locked_version", "test_torch_is_for_the_cuda_of_its_wheels"
 )
-(LIBRARIES,) = names("test_torch_loads_the_libraries_of_its_wheels")
+LIBRARIES, INSIDE = names(
+    "test_torch_loads_the_libraries_of_its_wheels", "test_torch_finds_cuda_in_its_environment"
+)
 TRAINS, CONVOLVES, ALGEBRA = names(
     "test_torch_trains", "test_torch_convolves", "test_linear_algebra_of_torch_is_right"
 )
@@ -71,7 +82,19 @@ BROKEN = {
     "built for no CUDA": (said(cuda=None), CUDA),
     "another cuDNN is loaded": (said(cudnn=90501), LIBRARIES),
     "no cuDNN": (said(cudnn=None), LIBRARIES),
-    "another NCCL is loaded": (said(nccl=[2, 20, 5]), LIBRARIES),
+    "another NCCL is loaded": (said(nccl=22005), LIBRARIES),
+    "cuDNN's version cannot be told": (said(cudnn="error: OSError()"), LIBRARIES),
+    "the system's CUDA runtime is loaded": (
+        said(loaded=(f"{NVIDIA}/cuda_runtime/lib/libcudart.so.12", SYSTEM)),
+        INSIDE,
+    ),
+    "the system's CUDA runtime is loaded too": (said(loaded=(None, SYSTEM)), INSIDE),
+    "another environment's NCCL is loaded": (
+        said(loaded=(None, "/opt/vaultbuild/venvs/torch.lock2/lib/libnccl.so.2")),
+        INSIDE,
+    ),
+    "no cuBLAS is loaded": (said(loaded=(f"{NVIDIA}/cublas/lib/libcublas.so.12", None)), INSIDE),
+    "nothing of CUDA is loaded": (said(loaded=[]), INSIDE),
     "no code for Hopper": (said(architectures=("sm_90", None)), *codes(90)),
     "code for Hopper is only to be compiled": (
         said(architectures=("sm_90", "compute_90")),

@@ -61,9 +61,17 @@ def test_torch_is_for_the_cuda_of_its_wheels(training, locked):
 
 
 def test_torch_loads_the_libraries_of_its_wheels(training, locked):
-    major, minor, patch, *_ = wheel_of(locked, "nvidia-cudnn")
-    assert training["cudnn"] == major * 10000 + minor * 100 + patch
-    assert training["nccl"] == wheel_of(locked, "nvidia-nccl")
+    for name in ("cudnn", "nccl"):
+        major, minor, patch, *_ = wheel_of(locked, f"nvidia-{name}")
+        assert training[name] == major * 10000 + minor * 100 + patch
+
+
+def test_torch_finds_cuda_in_its_environment(training, use):
+    # The system has a libcudart, too.
+    names = {Path(path).name.partition(".so")[0] for path in training["loaded"]}
+    assert {"libcublas", "libcudart", "libcudnn", "libnccl"} - names == set()
+    inside = f"{use['python_frameworks_venv']}/"
+    assert [path for path in training["loaded"] if not path.startswith(inside)] == []
 
 
 @pytest.mark.parametrize("target", TARGETS)

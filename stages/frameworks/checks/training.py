@@ -4,7 +4,10 @@ One process answers all of it: in a machine without hardware virtualisation the 
 most of a minute. Numbers are multiples of powers of two, so results are exact.
 """
 
+import ctypes
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +16,8 @@ ROWS = [[1.0, 2.0], [3.0, 4.0]]
 WANTED = [[1.0], [2.0]]
 RATE = 0.125
 ORDER = 32
+# NVIDIA's libraries, but libcuda, which is the driver's; and libcurl is nobody's here.
+NVIDIA = re.compile(r"/lib(cu(?!da\.|rl\.)|nccl|nv)[^/]*$")
 
 
 def trained():
@@ -40,13 +45,29 @@ def convolved():
     return ones.tolist()
 
 
+def nccl():
+    """The version of the library that is loaded; torch itself tells that of the header."""
+    number = ctypes.c_int()
+    if ctypes.CDLL("libnccl.so.2").ncclGetVersion(ctypes.byref(number)):
+        raise OSError("ncclGetVersion failed")
+    return number.value
+
+
+def loaded():
+    """The files of NVIDIA's libraries in this process, wherever they were found."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    paths = {line[line.index("/") :] for line in lines if "/" in line}
+    return sorted(path for path in paths if NVIDIA.search(path))
+
+
 ASKED = {
     # Not torch.cuda.get_arch_list(), which is empty where there is no GPU.
     "architectures": lambda: torch._C._cuda_getArchFlags().split(),  # noqa: SLF001
     "convolved": convolved,
     "cuda": lambda: torch.version.cuda,
     "cudnn": torch.backends.cudnn.version,
-    "nccl": lambda: list(torch.cuda.nccl.version()),
+    "loaded": loaded,
+    "nccl": nccl,
     "residual": residual,
     "trained": trained,
     "versions": lambda: {"numpy": np.__version__, "torch": torch.__version__},
