@@ -150,6 +150,17 @@ def test_this_host_is_checked_without_ssh(program, tmp_path):
     assert answer.host == socket.gethostname()
 
 
+@pytest.mark.gpu
+def test_gpus_of_this_host_compute():
+    """Where there is one: the real driver, and nothing that stands in for it."""
+    document = gpu.check(gpu.packed(ROOT), {}, level="medium").document
+    if document["outcome"] == "no-gpu":
+        pytest.skip("no NVIDIA GPU is here")
+    about = {"nvidia-smi", "cuda-devices", "cuda-copy", "cuda-kernel", "bandwidth", "peer-access"}
+    failed = [one for one in document["results"] if one["outcome"] == "failed"]
+    assert [one for one in failed if one["id"] in about] == []
+
+
 def test_expectations_that_cannot_be_used_are_told():
     with pytest.raises(CommandError, match="gpu: is not known here"):
         gpu.check(gpu.packed(ROOT), {"gpu": 8}, level="quick")
