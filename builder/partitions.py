@@ -45,8 +45,11 @@ class RootFileSystem:
 
     @classmethod
     def find(cls, raw: Path) -> RootFileSystem | None:
-        """Return the root file system of a raw disk; None when it is not of ext2's family."""
-        start, _ = root_partition(raw)
+        """Return the root file system of a raw disk; None where it has none of ext2's family."""
+        try:
+            start, _ = root_partition(raw)
+        except CommandError:
+            return None
         with raw.open("rb") as file:
             file.seek(start + _MAGIC_AT)
             return cls(raw, start) if file.read(len(_MAGIC)) == _MAGIC else None

@@ -109,14 +109,15 @@ def clear(disk: Path, work: Path) -> None:
 def carry_out(job: Job) -> None:
     """Seal the disk: remove, trim, make zero what is free, look whether all is well."""
     with exported(job.disk, job.work, job.log) as raw:
+        found = RootFileSystem.find(raw)
+        if found is None:
+            _log.info("its root file system is none that can be sealed here")
+            return
         with mounted(raw, job.work) as root:
             program: list[str | Path] = [sys.executable, "-I", job.program, "--offline", root]
             removed = process.run([*program, *job.patterns]).stdout.strip()
             _log.info("%s", removed or "nothing was left to remove")
             process.run(["fstrim", root], check=False)
-        found = RootFileSystem.find(raw)
-        if found is None:
-            return
         _log.info("%d bytes in free blocks were made zero", found.zero_what_is_free())
         if complaints := found.complaints():
             raise CommandError(f"the file system is not clean:\n{complaints}")

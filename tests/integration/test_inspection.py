@@ -146,6 +146,11 @@ def test_a_manifest_that_lists_something_else_is_found(disk, packages, told):
     assert told in asked(disk(), packages)["root::has the packages of the manifest"]
 
 
+def test_a_disk_without_partitions_has_no_root(tmp_path):
+    (tmp_path / "raw").write_bytes(bytes(MIB))
+    assert RootFileSystem.find(tmp_path / "raw") is None
+
+
 def test_files_are_read_as_they_are(disk):
     made = disk()
     disks.unpack(made.flat, made.raw)

@@ -137,6 +137,19 @@ def test_without_root_free_blocks_hold_nothing_either(disk, tmp_path):
     disks.check(disk)
 
 
+def test_another_file_system_is_left_alone(disk, tmp_path):
+    raw = tmp_path / "spoiled.raw"
+    disks.unpack(disk, raw)
+    start, _ = root_partition(raw)
+    with raw.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(BLOCK))
+    disks.import_raw(raw, disk)
+    sealing.seal(disk, ROOT, (), work=tmp_path / "work", logs=tmp_path / "logs")
+    assert "none that can be sealed" in (tmp_path / "logs/seal.log").read_text()
+    sealing.clear(disk, tmp_path / "work")
+
+
 def test_a_second_time_there_is_nothing_to_do(disk):
     sealed(disk)
     assert "nothing was left to remove" in sealed(disk)[1]
