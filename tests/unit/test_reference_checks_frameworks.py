@@ -136,23 +136,23 @@ EVERY = "test_every_model_is_in_the_manifest"
 VERSIONS = "test_frameworks_are_of_the_locked_versions"
 
 
-def other_versions(locked):
-    """Each package but the last in another version than the lock has."""
+def of_another_version(name):
+    """Each package of an environment but the last, as pip tells another version of it."""
+    spelt = {SPELT.get(package, package): version for package, version in LOCKED[name].items()}
     return {
         f"{package} of another version": (
-            {"frozen": {"output": (f"{SPELT.get(package, package)}=={version}\n",
-                                   f"{package}==9.post1\n")}},
+            {"frozen": {"output": (f"{package}=={version}\n", f"{package}==9.post1\n")}},
             ENVIRONMENT,
         )
-        for package, version in list(locked.items())[:-1]
-    }  # fmt: skip
+        for package, version in list(spelt.items())[:-1]
+    }
 
 
-def in_one(name):
-    """What can be wrong in one environment: each case fails its checks of that alone."""
-    locked = LOCKED[name]
+def wrong(name):
+    """What can be wrong in an environment, and which checks say so."""
+    locked, lock = LOCKED[name], LOCKS[TORCH if name == DEFAULT else DEFAULT]
     numpy, first = f"numpy=={locked['numpy']}", next(iter(locked))
-    cases = other_versions(locked) | {
+    return {
         "a package is missing": (
             {"frozen": {"output": (f"{numpy}\n", "")}, "installed": ("numpy", None)},
             ENVIRONMENT,
@@ -174,11 +174,7 @@ def in_one(name):
         "no pip": ({"installed": ("pip", None)}, MORE),
         "made from another lock": ({"lock": hashlib.sha256(b"numpy==1.0\n").hexdigest()}, LOCK),
         "made from the lock of the other": (
-            {
-                "lock": hashlib.sha256(
-                    LOCKS[TORCH if name == DEFAULT else DEFAULT].encode()
-                ).hexdigest()
-            },
+            {"lock": hashlib.sha256(lock.encode()).hexdigest()},
             LOCK,
         ),
         "a requirement is unmet": (
@@ -196,6 +192,11 @@ def in_one(name):
             GLIBC,
         ),
     }
+
+
+def in_one(name):
+    """What can be wrong in one environment: each case fails its checks of that alone."""
+    cases = of_another_version(name) | wrong(name)
     return {
         f"{name}: {case}": (of(name, **said), *(f"{check}[{name}]" for check in failing))
         for case, (said, *failing) in cases.items()
