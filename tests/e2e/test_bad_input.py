@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_a_failing_check_keeps_the_image_from_being_published(copy):
     )
     image = copy.disk(copy.keys()["final"])
     said = message(copy("stage", "final", "--engine", "nspawn", status=1).stderr)
-    assert "final: 1 of 6 checks failed" in said
+    assert re.search(r"final: 1 of \d+ checks failed", said)
     assert "final/test_final.py::test_gpu" in said
     assert "vaultbuild shell final" in said.partition("hint:")[2]
     assert image.is_file()
