@@ -41,15 +41,6 @@ class QemuEngine:
         """``accelerator`` is ``kvm`` or ``tcg``."""
         self.accelerator = accelerator
 
-    def processors(self, wanted: int) -> int:
-        """Return how many processors a guest gets: in emulation, one.
-
-        A kernel that patches its own code marks the place with a breakpoint meanwhile. With QEMU
-        7.2's emulation a second processor may run what it translated in between when that is over
-        ("Oops: int3", seen at boot on a busy host), and a guest that boots has little for it to do.
-        """
-        return wanted if self.accelerator == "kvm" else 1
-
     @contextlib.contextmanager
     def serve(self, machine: Machine, parent: str) -> Iterator[Served]:
         """Let Packer's qemu builder make the overlay and run the VM."""
@@ -60,7 +51,6 @@ class QemuEngine:
         with scratch() as sockets, _removed(output):
             circumstance = {
                 "accelerator": self.accelerator,
-                "cpus": self.processors(machine.cpus),
                 "ssh_timeout": f"{_BOOT_SECONDS[self.accelerator]}s",
                 "parent_disk": above,
                 "backing": parent,
@@ -93,7 +83,7 @@ class QemuEngine:
             "qemu-system-x86_64",
             "-nodefaults", "-display", "none", "-no-user-config",
             *acceleration(self.accelerator),
-            "-smp", str(self.processors(machine.cpus)),
+            "-smp", str(machine.cpus),
             "-m", str(machine.memory_mib),
             "-drive",
             f"file={quoted(machine.disk)},if=virtio,format=qcow2,discard=unmap,cache=unsafe",
