@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from builder.digest import digest_document
 from builder.errors import Problem, ProjectError, VaultbuildError
-from builder.sealing import SEALING_VERSION
+from builder.pipeline import SEALING_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -22,6 +22,8 @@ PIPELINE_FILE = Path("stages/pipeline.yml")
 ROLES_FOLDER = Path("ansible/roles")
 SEAL = "seal"
 """The role that ends a sealed stage: its program runs again on the disk of the stopped machine."""
+SEALING_VERSION = 1
+"""Of what :mod:`builder.sealing` does to a disk; part of the key of every stage that is sealed."""
 
 # The modules that turn files into the answer: when one of them changes, kept answers are void.
 _DECIDING = (

@@ -18,7 +18,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from builder import disks, process
 from builder.errors import CommandError, VaultbuildError
@@ -28,8 +28,6 @@ from builder.rawdisk import exported, mounted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SEALING_VERSION: Final = 1
-"""Of what this does to a disk; part of the key of every stage that is sealed."""
 _PROGRAM = Path("ansible/roles/seal/files/seal.py")
 _SECONDS = 600
 _log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from builder.pipeline import SEALING_VERSION
 from builder.provision import PROVISIONING_VERSION
-from builder.sealing import SEALING_VERSION
 from builder.sources.bootstrap import BOOTSTRAP_VERSION
 
 PINNED = Path(__file__).with_name("versions.json")

@@ -14,8 +14,16 @@ import pytest
 from builder.digest import Facts, StatCache, digest_document
 from builder.errors import ProjectError
 from builder.inputs import StageInputs, Template, Toolset, lineage_inputs, remembered_templates
-from builder.pipeline import Pipeline, Resources, Role, RoleUse, Source, Stage, load_pipeline
-from builder.sealing import SEALING_VERSION
+from builder.pipeline import (
+    SEALING_VERSION,
+    Pipeline,
+    Resources,
+    Role,
+    RoleUse,
+    Source,
+    Stage,
+    load_pipeline,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
