@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder.cli_options import Command, json_option, stage_names, variant_option
-from builder.compat.judgement import PATH
+from builder.compat import PATH
 from builder.errors import Problem, ProjectError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _answer(project: Project, question: Question, *, as_json: bool) -> None:
     from builder.compat import answers, tell
     from builder.compat.judgement import month
 
-    table = project.judge.table()
+    table = project.judge.table
     _require_known(question, table)
     if question.open_framework:
         releases = answers.releases(question, table, month())
@@ -148,5 +148,5 @@ def _tell(project: Project, findings: list[Finding], *, whole: bool, as_json: bo
     if as_json:
         report.emit_json({"schema": 1, "findings": [each.to_json() for each in findings]})
         return
-    for line in tell.finding_lines(findings, project.judge.table(), whole=whole):
+    for line in tell.finding_lines(findings, project.judge.table, whole=whole):
         report.emit(line)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from packaging.utils import canonicalize_name
+
 from builder import disks
 from builder.in_guest import DPKG_STATUS, VENVS, dpkg_packages
 from builder.partitions import RootFileSystem
@@ -102,14 +104,10 @@ def differences(
 def _lines(packages: Mapping[str, Mapping[str, str]]) -> set[str]:
     """A folder's name and the metadata's may write a Python package differently."""
     return {
-        f"{kind}: {_plain(name) if kind != 'dpkg' else name} {version}"
+        f"{kind}: {canonicalize_name(name) if kind != 'dpkg' else name} {version}"
         for kind, versions in packages.items()
         for name, version in versions.items()
     }
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def result(name: str, wrong: str) -> CheckResult:

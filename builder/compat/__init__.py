@@ -8,3 +8,5 @@
 
 A project without the file is not judged.
 """
+
+PATH = "stages/compatibility.yml"

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from builder.compat.finding import Finding, Level
-    from builder.compat.table import DriverRow, Flavour, Table
+    from builder.compat.table import Flavour, Table
 
 # Rules about a branch's age: told of an answer, and no reason against it.
 _AGE = "driver-end"
-_ENDED = "ended"
 _KINDS = {"lts": "long term support", "production": "production", "feature": "new features"}
 _BEST = ("lts", "production", "feature")
 
@@ -111,16 +110,12 @@ def _rank(answer: DriverAnswer, table: Table, month: str) -> tuple[Any, ...]:
     row = table.drivers[answer.branch]
     return (
         bool(answer.against),
-        _over(row, month),
+        row.over(month),
         bool(answer.notes),
         _BEST.index(row.kind),
         -int(answer.branch),
         answer.flavour,
     )
-
-
-def _over(row: DriverRow, month: str) -> bool:
-    return row.ends == _ENDED or row.ends < month
 
 
 def _driver(
@@ -134,7 +129,7 @@ def _driver(
         branch=branch,
         flavour=flavour,
         kind=_KINDS[row.kind],
-        maintained="ended" if _over(row, month) else f"until {row.ends}",
+        maintained="ended" if row.over(month) else f"until {row.ends}",
         least=_least(stack, table, driver),
         level=worst(findings),
         notes=_said(findings, "note", "warn"),
@@ -143,7 +138,7 @@ def _driver(
 
 
 def _said(findings: list[Finding], *levels: Level) -> tuple[str, ...]:
-    said = (f"{each.message} [{each.rule}]" for each in findings if each.level in levels)
+    said = (each.said for each in findings if each.level in levels)
     return tuple(dict.fromkeys(said))
 
 

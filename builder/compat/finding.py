@@ -40,6 +40,11 @@ class Finding:
         """Read what :meth:`to_json` wrote."""
         return cls(**document)
 
+    @property
+    def said(self) -> str:
+        """What was found, with the rule that says so."""
+        return f"{self.message} [{self.rule}]"
+
     def __str__(self) -> str:
         cure = f" ({self.cure})" if self.cure else ""
         return f"{self.message}{cure} [{self.rule}]"

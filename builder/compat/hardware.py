@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.compat import versions
 from builder.compat.finding import Finding
+from builder.compat.table import ENDED
 from builder.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from builder.compat.finding import Level
     from builder.compat.stack import Stack
     from builder.compat.table import GpuRow, Table
-
-_ENDED = "ended"
 
 # --- the driver -----------------------------------------------------------------------------------
 
@@ -29,8 +28,8 @@ def driver_end(stack: Stack, table: Table, month: str) -> Iterator[Finding]:
     if row is None:
         message = f"nothing is known of driver branch {branch}"
         yield Finding("driver-end", "note", message, "", "driver")
-    elif row.ends == _ENDED or row.ends < month:
-        when = "" if row.ends == _ENDED else f" in {row.ends}"
+    elif row.over(month):
+        when = "" if row.ends == ENDED else f" in {row.ends}"
         message = f"driver branch {branch} ended{when}: it gets no fixes any more"
         yield Finding("driver-end", "warn", message, row.source, "driver", _supported(table, month))
     else:
@@ -42,7 +41,7 @@ def _supported(table: Table, month: str) -> str:
     kept = [
         f"{name} until {row.ends}"
         for name, row in table.drivers.items()
-        if row.kind == "lts" and row.ends != _ENDED and row.ends >= month
+        if row.kind == "lts" and not row.over(month)
     ]
     return f"long term support: {', '.join(kept)}" if kept else ""
 

@@ -7,9 +7,11 @@ and the month are the same, so that ``vaultbuild plan`` loads neither YAML nor p
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builder.compat import PATH
 from builder.compat.finding import Finding, accepting
 from builder.compat.flavour import asked_for, settled
 from builder.digest import digest_document, file_signature
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from builder.compat.table import Table
     from builder.digest import Facts, StatCache
     from builder.pipeline import Pipeline
-
-PATH = "stages/compatibility.yml"
 
 
 class Judge:
@@ -53,7 +53,7 @@ class Judge:
         from builder.compat.rules import judge  # late: plans that reuse judge nothing
         from builder.compat.stack import installed
 
-        table, stack = self.table(), self.stack(stages)
+        table, stack = self.table, self.stack(stages)
         return self._accepting(judge(installed(packages, stack, table), table, month()))
 
     def require(self, stages: Collection[str]) -> list[Finding]:
@@ -64,7 +64,7 @@ class Judge:
 
             rules = ", ".join(sorted({each.rule for each in failed}))
             raise ProjectError(
-                problems(failed, self._pipeline, self.table()),
+                problems(failed, self._pipeline, self.table),
                 hint=f"what goes together: vaultbuild compat\n"
                 f"to build it in spite of that: accept: [{rules}] in the variant "
                 f"{self._pipeline.variant} of stages/pipeline.yml",
@@ -93,8 +93,9 @@ class Judge:
         self._facts.save()
         return settled(self._pipeline, chosen["variable"], chosen["flavour"])
 
+    @cached_property
     def table(self) -> Table:
-        """Return the table; raises ProjectError with every mistake in it."""
+        """The table; raises ProjectError with every mistake in it."""
         from builder.compat.table import read_table  # late: brings pydantic
         from builder.memo import Tree
 
@@ -106,17 +107,17 @@ class Judge:
         """Return what some stages want to stand on one another."""
         from builder.compat.stack import planned  # late, as above
 
-        return planned(self._pipeline, stages, self.table())
+        return planned(self._pipeline, stages, self.table)
 
     def _judge(self, stages: Collection[str]) -> list[dict[str, Any]]:
         from builder.compat.rules import judge  # late, as above
 
-        return [each.to_json() for each in judge(self.stack(stages), self.table(), month())]
+        return [each.to_json() for each in judge(self.stack(stages), self.table, month())]
 
     def _choose(self, stages: Collection[str]) -> dict[str, str]:
         from builder.compat.flavour import choose  # late, as above
 
-        table = self.table()
+        table = self.table
         variable = table.variables.get("flavour", "")
         return {"variable": variable, "flavour": choose(self.stack(stages), table)}
 

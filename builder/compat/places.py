@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.compat.stack import canonical
+from packaging.utils import canonicalize_name
+
 from builder.config import PIPELINE, read_project
 from builder.errors import Problem
 from builder.memo import Tree
@@ -40,8 +41,7 @@ def _settings(pipeline: Pipeline) -> dict[str, Setting]:
 def _problem(
     finding: Finding, pipeline: Pipeline, table: Table, settings: dict[str, Setting]
 ) -> Problem:
-    message = f"{finding.message} [{finding.rule}]"
-    hint = finding.cure or None
+    message, hint = finding.said, finding.cure or None
     if finding.where:
         path = Path(finding.where)
         line = _line(pipeline.project / path, finding.package)
@@ -62,4 +62,4 @@ def _names(lock: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(lock.read_text(errors="replace").splitlines(), 1):
         name = line.partition("==")[0].strip()
         if "==" in line and name:
-            yield number, canonical(name)
+            yield number, canonicalize_name(name)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from packaging.utils import canonicalize_name
+
 from builder.compat import versions
 from builder.compat.finding import Finding
 from builder.compat.hardware import known_gpus
-from builder.compat.stack import SYSTEM, canonical
+from builder.compat.stack import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +165,7 @@ def framework(stack: Stack, table: Table, _: str) -> Iterator[Finding]:
         if row.python and environment.python:
             yield _python(name, version, environment.python, row, place)
         for other, wanted in row.needs.items():
-            have = environment.packages.get(canonical(other), "")
+            have = environment.packages.get(canonicalize_name(other), "")
             right = have.partition("+")[0] == wanted
             message = f"{name} {version} wants {other} {wanted}; here is {have or 'none'}"
             level: Level = "ok" if right else "fail"

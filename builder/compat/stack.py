@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from packaging.utils import canonicalize_name
+
 from builder.caches.requirements import parse_lock
 from builder.compat import versions
 from builder.needs import needs_of
@@ -128,8 +130,8 @@ def _locked(pipeline: Pipeline, stages: Collection[str]) -> Iterator[Environment
     for need in needs_of(pipeline).of_stages(stages).wheels:
         wanted = parse_lock(need.path, (pipeline.project / need.path).read_bytes())
         target = need.target
-        packages = {
-            canonical(one.requirement.name): _pinned(str(one.requirement.specifier))
+        packages: dict[str, str] = {
+            canonicalize_name(one.requirement.name): _pinned(str(one.requirement.specifier))
             for one in wanted
             if target is None or one.applies(target.environment)
         }
@@ -138,11 +140,6 @@ def _locked(pipeline: Pipeline, stages: Collection[str]) -> Iterator[Environment
 
 def _pinned(specifier: str) -> str:
     return specifier.removeprefix("==").removeprefix("=")
-
-
-def canonical(name: str) -> str:
-    """Return a distribution's name as indexes write it: small letters, single dashes."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed(packages: Mapping[str, Mapping[str, str]], wanted: Stack, table: Table) -> Stack:
@@ -182,5 +179,7 @@ def _environments(
     for list_, held in sorted(packages.items()):
         kind, _, name = list_.partition(" ")
         if kind == "python" and name:
-            named = {canonical(each): version for each, version in held.items()}
+            named: dict[str, str] = {
+                canonicalize_name(each): version for each, version in held.items()
+            }
             yield Environment(f"environment {name}", named, python)

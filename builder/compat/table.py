@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from builder.compat import versions
+from builder.compat import PATH, versions
 from builder.config import read
 from builder.errors import ProjectError
 from builder.schema import Part, WrongValueError, form
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from builder.memo import Tree
 
-PATH = "stages/compatibility.yml"
+ENDED = "ended"
+"""The end of a branch whose month was not found."""
 
 Flavour = Literal["proprietary", "open"]
 Fact = Literal["driver", "flavour", "kernel", "cuda", "gpus"]
@@ -63,6 +64,10 @@ class DriverRow(Row):
     kind: Literal["lts", "production", "feature"]
     ends: Month
     modules: list[Flavour]
+
+    def over(self, month: str) -> bool:
+        """Whether the branch gets no fixes any more in a month, written as ``2026-11``."""
+        return self.ends == ENDED or self.ends < month
 
 
 class ArchitectureRow(Row):

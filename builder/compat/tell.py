@@ -21,7 +21,7 @@ def finding_lines(findings: Iterable[Finding], table: Table, *, whole: bool) -> 
         kept += each.level == "ok"
         if each.level == "ok" and not whole:
             continue
-        yield f"{each.level:<6}{each.message} [{each.rule}]"
+        yield f"{each.level:<6}{each.said}"
         if each.cure:
             yield f"{_MARGIN}{each.cure}"
         if whole and (source := table.sources.get(each.source)):

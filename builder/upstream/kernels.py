@@ -80,7 +80,7 @@ def _against(kernel: Kernel, stack: Stack, table: Table) -> str | None:
     """Return why a kernel is not to be had with the driver; None when its module compiles."""
     found = list(hardware.kernel_module(replace(stack, kernel=kernel.release), table, ""))
     bad = [each for each in found if each.level != "ok"]
-    return f"{bad[0].message} [{bad[0].rule}]" if bad else None
+    return bad[0].said if bad else None
 
 
 def _edits(places: Iterable[Place], old: Kernel, new: Kernel) -> Iterator[Edit]:

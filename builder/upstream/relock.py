@@ -226,7 +226,7 @@ def _kernels(
         stack = project.judge.stack([stage.name for stage in project.pipeline.stages])
         if stack.driver is None:
             continue
-        edits, notes = new_kernel(mine, scopes.of(project).offers, stack, project.judge.table())
+        edits, notes = new_kernel(mine, scopes.of(project).offers, stack, project.judge.table)
         found.notes[:] = [note for note in found.notes if not pins.is_kernel(note.what)]
         found.notes += notes
         yield from (edit for edit in edits if edit.place not in done)
