@@ -61,12 +61,6 @@ def judge(tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="module")
-def judged(judge, request):
-    """What the checks said in the cases of this module."""
-    return judge(request.module)
-
-
 def changed(old, change):
     """Return a document with a change.
 

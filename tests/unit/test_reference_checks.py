@@ -20,19 +20,20 @@ FILES = sorted(
 )
 
 
-@pytest.fixture(scope="module")
-def tables():
-    """The tables by the file of checks that they are about."""
-    found = [
-        SimpleNamespace(**runpy.run_path(str(p))) for p in HERE.glob("test_reference_checks_*")
-    ]
-    return {table.CHECKS: table for table in found}
+# The tables by the file of checks that they are about.
+TABLES = {
+    table.CHECKS: table
+    for path in sorted(HERE.glob("test_reference_checks_*"))
+    for table in [SimpleNamespace(**runpy.run_path(str(path)))]
+}
+SOUND = [(checks, case) for checks, table in TABLES.items() for case in table.SOUND]
+BROKEN = [(checks, case) for checks, table in TABLES.items() for case in table.BROKEN]
 
 
 @pytest.fixture
-def table(tables, checks):
-    assert checks in tables, f"write {HERE.name}/test_reference_checks_*.py for {checks}"
-    return tables[checks]
+def table(checks):
+    assert checks in TABLES, f"write {HERE.name}/test_reference_checks_*.py for {checks}"
+    return TABLES[checks]
 
 
 @pytest.fixture
@@ -40,8 +41,22 @@ def judged(judge, table):
     return judge(table)
 
 
-def test_every_table_is_about_a_file_of_checks(tables):
-    assert sorted(tables) == FILES
+def test_every_table_is_about_a_file_of_checks():
+    assert sorted(TABLES) == FILES
+
+
+@pytest.mark.parametrize(("checks", "case"), SOUND)
+def test_checks_pass_on_a_sound_machine(judged, table, case):
+    _, *skipped = table.SOUND[case]
+    assert judged.failed(case) == set()
+    assert judged.having(case, "skipped") == set(skipped)
+
+
+@pytest.mark.parametrize(("checks", "case"), BROKEN)
+def test_checks_fail_on_a_broken_machine(judged, table, case):
+    _, *failing = table.BROKEN[case]
+    assert judged.failed(case) == set(failing)
+    assert judged.confused(case) == set()
 
 
 @pytest.mark.parametrize("checks", FILES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import yaml
 
 CHECKS = "ansible/roles/apt_repository/checks/test_apt_repository.py"
@@ -52,17 +51,3 @@ BROKEN = {
     "its key is empty": (told(key={"bytes": 0}), READ),
     "its key is good for all": (told(elsewhere=["/etc/apt/trusted.gpg.d/nvidia.asc"]), ALONE),
 }
-
-
-@pytest.mark.parametrize("case", SOUND)
-def test_checks_pass_on_a_sound_machine(judged, case):
-    _, *skipped = SOUND[case]
-    assert judged.failed(case) == set()
-    assert judged.having(case, "skipped") == set(skipped)
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_checks_fail_on_a_broken_machine(judged, case):
-    _, *failing = BROKEN[case]
-    assert judged.failed(case) == set(failing)
-    assert judged.confused(case) == set()

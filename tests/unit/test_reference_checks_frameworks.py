@@ -7,8 +7,6 @@ import re
 import runpy
 from pathlib import Path
 
-import pytest
-
 CHECKS = "stages/frameworks/checks/test_frameworks.py"
 ROOT = Path(__file__).parents[2]
 # As in the variant debian-13-torch: the default environment and one more.
@@ -260,15 +258,3 @@ BROKEN = {
         "test_models_are_read_only",
     ),
 }
-
-
-@pytest.mark.parametrize("case", SOUND)
-def test_checks_pass_on_a_sound_machine(judged, case):
-    assert judged.failed(case) == judged.having(case, "skipped") == set()
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_checks_fail_on_a_broken_machine(judged, case):
-    _, *failing = BROKEN[case]
-    assert judged.failed(case) == set(failing)
-    assert judged.confused(case) == set()

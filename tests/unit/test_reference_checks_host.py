@@ -8,7 +8,6 @@ import runpy
 from pathlib import Path
 
 import jinja2
-import pytest
 import yaml
 
 CHECKS = "stages/final/checks/test_host.py"
@@ -237,20 +236,6 @@ BROKEN = {
     },
     "a time in the table": (told(versions={"made": "2026-11-20T23:29:31Z"}), STAMP),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("case", SOUND)
-def test_checks_pass_on_a_sound_machine(judged, case):
-    _, *skipped = SOUND[case]
-    assert judged.failed(case) == set()
-    assert judged.having(case, "skipped") == set(skipped)
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_checks_fail_on_a_broken_machine(judged, case):
-    _, *failing = BROKEN[case]
-    assert judged.failed(case) == set(failing)
-    assert judged.confused(case) == set()
 
 
 def test_the_checks_know_the_settings_of_the_role():
