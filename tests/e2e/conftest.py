@@ -299,24 +299,26 @@ def _command(pid: int) -> str:
         return ""
 
 
-def attached(folder: Path) -> list[str]:
-    """The mounts and loop devices that hold something below ``folder``."""
-    mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if str(folder) in line]
-    loops = [
-        f"{backing.parents[1].name}: {backing.read_text().strip()}"
-        for backing in Path("/sys/block").glob("loop*/loop/backing_file")
-    ]
-    return mounts + [loop for loop in loops if str(folder) in loop]
+def attached(folder: Path) -> set[str]:
+    """The mounts below ``folder``, and all loop devices in use.
+
+    The file of a loop device has no name here any more once its mount namespace is gone.
+    """
+    mounts = Path("/proc/mounts").read_text().splitlines()
+    loops = Path("/sys/block").glob("loop*/loop/backing_file")
+    return {line for line in mounts if str(folder) in line} | {
+        f"{loop.parents[1].name}: {loop.read_text().strip()}" for loop in loops
+    }
 
 
 @pytest.fixture(autouse=True)
 def leftovers(workshop, tmp_path) -> Iterator[Callable[[], list[str]]]:
     """Call it for what runs or is attached since the test began; at its end that is nothing."""
-    before = set(descendants())
+    before, held = set(descendants()), attached(workshop) | attached(tmp_path)
 
     def found() -> list[str]:
         running = [f"{pid}: {name}" for pid, name in descendants().items() if pid not in before]
-        return running + attached(workshop) + attached(tmp_path)
+        return running + sorted((attached(workshop) | attached(tmp_path)) - held)
 
     yield found
     assert not found()
