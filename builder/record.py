@@ -49,6 +49,7 @@ class BuildRecord:
     ``below_sha256`` is what the disk below must hold: the key alone does not tell its bytes.
     ``resumed_after`` is the role that the build went on from, None where it began with the first.
     ``logins`` are the public keys that vaultbuild logged in with: no release may hold them.
+    ``largest_process_bytes`` is what the largest process of its container held in memory.
     """
 
     key: str
@@ -68,6 +69,7 @@ class BuildRecord:
     below_sha256: str | None = None
     resumed_after: str | None = None
     logins: tuple[str, ...] = ()
+    largest_process_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON document."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import __version__, digest, disks, events, guest, network, sealing
 from builder.checkpoints import Layers
-from builder.engines import Machine
+from builder.engines import Machine, usage
 from builder.engines.keys import make_keys, public_key_in
 from builder.errors import StoreError
 from builder.packing import run_packer
@@ -167,11 +167,20 @@ def _build(
         below_sha256=_below_sha256(project.store, checkpoint, parent),
         resumed_after=resumed.role if resumed else None,
         logins=(*(resumed.logins if resumed else ()), login),
+        largest_process_bytes=_largest_process(logs, resumed, project),
     )  # fmt: skip
     image = project.store.commit(staged, record, replace=True)
     # What failed before is of no use beside an image.
     shutil.rmtree(_failed_folder(project, step.stage), ignore_errors=True)
     return image
+
+
+def _largest_process(logs: Path, resumed: BuildRecord | None, project: Project) -> int | None:
+    """Return what the largest process took; of roles that did not run again, as it was before."""
+    seen = [usage.largest_process(logs)]
+    if resumed and (last := project.store.last_image(resumed.variant, resumed.stage)):
+        seen.append(last.record.largest_process_bytes)
+    return max((each for each in seen if each), default=None)
 
 
 def _seal(stage: Stage, staged: Path, logs: Path, locks: Sequence[int], place: Workplace) -> None:

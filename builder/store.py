@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import files
-from builder.digest import digest_file
+from builder.digest import digest_document, digest_file
 from builder.errors import StoreError
 from builder.record import BuildRecord, read_record
 from builder.scratch import is_abandoned, owned, remove_abandoned
@@ -362,6 +362,11 @@ class Store:
         except (OSError, ValueError):
             return None
         return found
+
+    def last_image(self, variant: str, stage: str) -> Image | None:
+        """Return the image of what :meth:`remember` noted; None when it is not there any more."""
+        documents = self.last(variant, stage)
+        return self.find(digest_document(documents[-1])) if documents else None
 
     def remembered(self) -> Iterator[list[dict[str, Any]]]:
         """Yield what :meth:`remember` noted, of every stage of every variant."""

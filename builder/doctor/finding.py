@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from builder.pipeline import Pipeline
 
+_MEMORY = re.compile(r"^(Mem\w+): +(\d+) kB$", re.MULTILINE)
 Level = Literal["ok", "warn", "fail"]
 EngineChoice = Literal["auto", "qemu", "nspawn"]
 
@@ -39,6 +41,11 @@ class Host:
     firmware: Path = OVMF
     meminfo: Path = Path("/proc/meminfo")
     root: bool = field(default_factory=lambda: os.geteuid() == 0)
+
+    def memory(self) -> tuple[int, int]:
+        """Return how many bytes of memory there are, and how many are available."""
+        sizes = dict(_MEMORY.findall(self.meminfo.read_text("ascii")))
+        return int(sizes["MemTotal"]) * 1024, int(sizes["MemAvailable"]) * 1024
 
 
 @dataclass(frozen=True)

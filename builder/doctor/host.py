@@ -24,7 +24,6 @@ _OLDEST_QEMU = (6, 1)
 _MIB = 2**20
 _SECONDS = 20
 _LOOP_FILE = 1 << 20
-_MEMORY = re.compile(r"^(\w+): +(\d+) kB$", re.MULTILINE)
 _VERSION = re.compile(r"version (\d+)\.(\d+)")
 
 # Programs that need only be there.
@@ -144,8 +143,7 @@ def memory(case: Case) -> Iterator[Finding]:
     """Say whether the largest guest fits into the memory."""
     stages = [stage.resources.memory_mib for stage in case.pipeline.stages]
     need = max([case.pipeline.resources.memory_mib, *stages]) * _MIB
-    sizes = dict(_MEMORY.findall(case.host.meminfo.read_text("ascii")))
-    total, available = (int(sizes[name]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    total, available = case.host.memory()
     level: Level = "ok" if available >= need else "warn" if total >= need else "fail"
     have, whole = size(available), size(total)
     evidence = f"{have} available of {whole}; a guest gets {size(need)}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import process
-from builder.engines import MONITOR, carrier
+from builder.engines import MONITOR, carrier, usage
 from builder.engines.cgroup import own_group
 from builder.errors import CommandError, VaultbuildError
 from builder.rawdisk import exported, mounted
@@ -74,6 +74,7 @@ def supervise(spec: Spec) -> None:
                 f"the guest did not power off within {_SHUTDOWN_SECONDS} s "
                 f"(the container ended with status {container.status})"
             )
+        usage.write(spec.console.parent)
         # What the guest freed becomes holes again: a smaller overlay, for a tenth of a second.
         process.run(["fstrim", root], check=False)
 

@@ -16,12 +16,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
+GREETING = "ansible/roles/greeting/tasks/main.yml"
 SEAL = "ansible/roles/seal/tasks/main.yml"
 BROKEN = """
 - name: Fail on purpose
   ansible.builtin.command: "false"
   changed_when: false
 """
+
+
+LITTER = """
+- name: Write a lot and remove it again
+  ansible.builtin.shell: head -c 128M /dev/urandom > /var/tmp/lot && sync && rm /var/tmp/lot
+  changed_when: false
+"""
+MIB = 1 << 20
 
 
 def roles(vaultbuild, stage: str = "final") -> dict[str, str]:
@@ -66,6 +75,20 @@ def test_a_changed_role_takes_those_after_it_along(copy):
         (why["kind"], why["what"], why["before"], why["after"]) for why in greeting["reasons"]
     ] == [("variable", "greeting_text", "hello", "good day")]
     assert [(why["kind"], why["what"]) for why in seal["reasons"]] == [("earlier-role", "greeting")]
+
+
+def test_what_a_role_removed_again_is_not_kept(copy):
+    def kept() -> int:
+        checkpoint = copy.var / "checkpoints" / record(copy)["checkpoint"]
+        return (checkpoint / "disk.qcow2").stat().st_blocks * 512
+
+    before = kept()
+    tasks = copy.project / GREETING
+    tasks.write_text(tasks.read_text() + LITTER)
+    copy("stage", "final", "--engine", "nspawn")
+    assert kept() - before < 32 * MIB
+    # The largest process of that container: a Python, at the least.
+    assert record(copy)["largest_process_bytes"] > 8 * MIB
 
 
 def test_a_failed_run_goes_on_at_the_role_that_failed(copy):

@@ -288,13 +288,13 @@ def built(pipeline):
     pipeline.variant = "one"
     store = Store(pipeline.project / "cache/var")
 
-    def make(source, **stages):
+    def make(source, *, largest=None, **stages):
         first = {"kind": "source", "bytes": source}
         _commit(store, "source", [first], source)
         below = [first]
         for name, size in stages.items():
             documents = [*below, {"kind": "role", "stage": name}]
-            _commit(store, name, documents, size)
+            _commit(store, name, documents, size, (largest or {}).get(name))
             store.remember("one", name, documents)
             below = []
         parents = [None, *stages]
@@ -312,16 +312,32 @@ def built(pipeline):
     return make
 
 
-def _commit(store, stage, documents, size):
+def _commit(store, stage, documents, size, largest=None):
     with store.staging() as staged:
         disk = staged / DISK
         disk.write_bytes(bytes(size))
         record = BuildRecord(
             key=digest_document(documents[-1]), variant="one", stage=stage, created="now",
             seconds=1.0, documents=tuple(documents), parent=None,
-            disk=DiskRecord(digest_file(disk), size),
+            disk=DiskRecord(digest_file(disk), size), largest_process_bytes=largest,
         )  # fmt: skip
         store.commit(staged, record)
+
+
+@pytest.mark.parametrize(("gib", "level"), [(3, "ok"), (5, "warn"), (9, "fail")])
+def test_memory_is_judged_by_the_largest_process_of_the_last_builds(
+    gib, level, pipeline, host, built
+):
+    built(1, base=1, drivers=1, largest={"base": GIB, "drivers": gib * GIB})
+    (finding,) = doctor_store.memory(Case(pipeline, host))
+    assert finding.level == level
+    assert f"base 1.0 GiB, drivers {gib}.0 GiB; 6.0 GiB available" in finding.evidence
+    assert ("stages/drivers/stage.yml" in finding.cure) == (level != "ok")
+
+
+def test_where_no_memory_was_counted_nothing_is_said(pipeline, host, built):
+    built(1, base=1)
+    assert not list(doctor_store.memory(Case(pipeline, host)))
 
 
 def test_room_is_judged_by_what_stages_took_last_time(pipeline, host, built):

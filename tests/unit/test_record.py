@@ -40,7 +40,7 @@ def test_the_form_of_a_record() -> None:
     assert set(document) == {
         "schema", "key", "variant", "stage", "created", "seconds", "documents", "parent", "disk",
         "packages", "roles", "tools", "network", "role", "checkpoint",
-        "below_sha256", "resumed_after", "logins",
+        "below_sha256", "resumed_after", "logins", "largest_process_bytes",
     }  # fmt: skip
     assert document["schema"] == 1
     assert document["disk"] == {"sha256": "d" * 64, "bytes": 1 << 30}
