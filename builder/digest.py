@@ -37,14 +37,16 @@ SHORT: Final = 12
 """How many digits of a key people are shown."""
 
 # Raise it when the meaning of what is remembered changes; the old memory is dropped then.
-_MEMORY_SCHEMA: Final = 1
+_MEMORY_SCHEMA: Final = 2
 
 # A file edited twice within one tick of its file system's clock looks untouched the second time.
 # The coarsest clock still met is FAT's, with two seconds; ext4 and xfs tick every 4 to 10 ms.
 _GRAIN_NS: Final = 2_000_000_000
 
-# What editors, Python and git leave beside the files that somebody wrote.
-_LITTER_FOLDERS: Final = frozenset({"__pycache__", ".git"})
+# What editors, Python, its linters and git leave beside the files that somebody wrote.
+_LITTER_FOLDERS: Final = frozenset(
+    {"__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+)
 _LITTER_SUFFIXES: Final = (".pyc", "~")
 _SWAP_SUFFIXES: Final = (".swp", ".swo", ".swx")
 
