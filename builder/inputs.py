@@ -235,7 +235,7 @@ class _Reading:
             add(source_document(self._pipeline, program=program, cache=self._cache))
         add(self._stage_document(stage, keys[-1]))
         for role in stage.roles:
-            add(self._role_document(role, keys[-1]))
+            add({**self._role_document(role, keys[-1]), **_sealing(role, stage)})
         return StageInputs(
             stage=stage.name,
             documents=tuple(documents),
@@ -258,7 +258,7 @@ class _Reading:
             else stage.network,
             "template": template.digest,
             "files": _entries(self._cache, [*shared, *_names(template.files)]),
-            "tools": {**self._tools.versions, **_sealing(stage)},
+            "tools": self._tools.versions,
         }
 
     def _role_document(self, role: RoleUse, parent: str) -> dict[str, Any]:
@@ -291,9 +291,9 @@ class _Reading:
         return {path: value for path, value in found.items() if not path.startswith(checks)}
 
 
-def _sealing(stage: Stage) -> dict[str, str]:
-    """Only the stage that is sealed is made anew when sealing does something else."""
-    return {"sealing": str(SEALING_VERSION)} if stage.sealed else {}
+def _sealing(role: RoleUse, stage: Stage) -> dict[str, Any]:
+    """Only what is sealed is made anew when sealing does something else; no checkpoint is."""
+    return {"tools": {"sealing": str(SEALING_VERSION)}} if role is stage.sealed else {}
 
 
 def _template_sources(stage: Stage, cache: StatCache) -> dict[str, str]:

@@ -293,8 +293,7 @@ def _stage_differences(
         yield Reason("engine", "engine", before.get("engine"), after.get("engine"))
     if before.get("network") != after.get("network"):
         yield Reason("network", "network", before.get("network"), after.get("network"))
-    for what, old, new in _differing(before.get("tools", {}), after.get("tools", {})):
-        yield Reason("tool", what, old, new)
+    yield from _tool_differences(before, after)
     if before.get("schema") != after.get("schema"):
         yield Reason("tool", "key schema", before.get("schema"), after.get("schema"))
     # The root's parent is its source, which has told already how it differs.
@@ -310,6 +309,7 @@ def _role_differences(
             found = (
                 *_file_differences(before[name], after[name]),
                 *_variable_differences(before[name], after[name]),
+                *_tool_differences(before[name], after[name]),
             )
             yield from (replace(reason, role=after[name]["role"]) for reason in found)
         else:
@@ -330,6 +330,11 @@ def _file_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> It
 def _variable_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Reason]:
     for what, old, new in _differing(before.get("variables", {}), after.get("variables", {})):
         yield Reason("variable", what, old, new)
+
+
+def _tool_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Reason]:
+    for what, old, new in _differing(before.get("tools", {}), after.get("tools", {})):
+        yield Reason("tool", what, old, new)
 
 
 def _differing(before: Any, after: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

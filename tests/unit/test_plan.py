@@ -317,6 +317,8 @@ def source(**settings: Any) -> list[Any]:
          ("file", SSH_TASKS, "file:aa", "exec:aa"), f"{SSH_TASKS} is now executable"),
         (replaced(BASE, 2, variables={"ssh_port": 22}),
          ("variable", "ssh_port", None, 22), "variable ssh_port 22 added"),
+        (replaced(BASE, 2, tools={"sealing": "2"}),
+         ("tool", "sealing", None, "2"), "sealing 2 added"),
         ([*BASE, role("users")], ("role-added", "users", None, None), "role users added"),
         ([*BASE, role("ssh")], ("role-added", "ssh (2)", None, None), "role ssh (2) added"),
         (BASE[:2], ("role-removed", "ssh", None, None), "role ssh removed"),
