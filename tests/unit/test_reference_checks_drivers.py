@@ -108,6 +108,50 @@ def cuda(**said):
     return {"cuda.py": said}
 
 
+def debian_12():
+    """What is different in the variant debian-12: everything that a version is in."""
+    kernel, version, toolkit = "6.1.0-56-cloud-amd64", "535.309.01-0+deb12u1", "11.8.89~11.8.0-5"
+    driver = version.partition("-")[0]
+    libraries = ["libcudart11.0", "libnvrtc11.2", "libnvrtc-builtins11.8"]
+    pinned = {name: version for name in PACKAGES if PACKAGES[name] == VERSION}
+    pinned |= {"nvidia-persistenced": "535.171.04-1~deb12u1", **dict.fromkeys(libraries, toolkit)}
+    built = {
+        PROPRIETARY + part: module(PROPRIETARY, part, "NVIDIA")
+        | {
+            "filename": f"/lib/modules/{kernel}/updates/dkms/{PROPRIETARY}{part}.ko",
+            "version": driver,
+            "vermagic": f"{kernel} SMP preempt mod_unload modversions",
+        }
+        for part in PARTS
+    }
+    expected = {
+        "nvidia_driver_version": version,
+        "nvidia_persistenced_version": "535.171.04-1~deb12u1",
+        "cuda_runtime_version": toolkit,
+        "cuda_runtime_packages": libraries,
+    }
+    machine = told(
+        dkms=[dkms(PROPRIETARY, driver, kernel)],
+        driver_packages=dict.fromkeys(DRIVER_PACKAGES, version),
+        firmware=[driver],
+        held=list(pinned),
+        kernel=kernel,
+        libcuda=[f"libcuda.so.{driver}"],
+        linked={"names": ["libnvrtc.so.11.2", "libcudart.so.11.0", "libcuda.so.1"]},
+        modules=built,
+        packages=(..., {**pinned, "libc6": "2.36-9"}),
+        **{"libnvidia-ml": [f"libnvidia-ml.so.{driver}"]},
+    )
+    said = cuda(driver={"version": 12020}, runtime={"version": 11080})
+    return {"expected": expected, **machine, **said}
+
+
+def of_debian_12(**said):
+    """What CUDA's libraries say there."""
+    other = debian_12()
+    return {**other, "cuda.py": other["cuda.py"] | said}
+
+
 SLEEPING = {"enabled": "enabled", "state": "inactive"}
 OPENED = {
     "expected": {"nvidia_driver_flavour": "open"},
@@ -128,6 +172,7 @@ SOUND = {
     "with a GPU": (told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=0),),
     "with DCGM": (told(services={"nvidia-dcgm.service": SLEEPING}),),
     "no bus in a container": (cuda(init=999),),
+    "on Debian 12": (debian_12(),),
 }
 
 MODULE = "test_module_is_there_for_the_kernel_that_boots"
@@ -147,7 +192,7 @@ HELD = "test_packages_are_pinned_and_held"
 INITRAMFS = "test_nouveau_is_off_in_the_initramfs"
 PERSISTENCED = "test_persistenced_is_enabled_and_did_not_fail"
 RUNTIME = "test_runtime_is_not_newer_than_the_driver"
-SPEAKS = "test_driver_library_speaks_cuda_12_4"
+SPEAKS = "test_driver_library_speaks_the_cuda_of_its_branch"
 FINDS = "test_cuda_finds_the_gpu_if_there_is_one"
 
 
@@ -258,6 +303,11 @@ BROKEN = {
     "driver library of another CUDA": (cuda(driver={"version": 12020}), RUNTIME, SPEAKS),
     "driver library of a newer CUDA": (cuda(driver={"version": 12080}), SPEAKS),
     "driver library has an error": (cuda(driver={"status": 3, "version": 0}), RUNTIME, SPEAKS),
+    "a driver library for 550 with 535": (of_debian_12(driver={"version": 12040}), SPEAKS),
+    "CUDA 12 where 11.8 was asked for": (of_debian_12(runtime={"version": 12020}), RUNTIME),
+    "the libraries of CUDA 12 where 11.8 was asked for": (
+        debian_12() | told(**{**debian_12()["machine.py"], "linked": {"names": LINKED}}), LIBRARY,
+    ),
     "runtime of a newer CUDA": (cuda(runtime={"version": 12080}), RUNTIME),
     "runtime has an error": (cuda(runtime={"status": 35}), RUNTIME),
     "CUDA does not see the GPU": (

@@ -4,6 +4,7 @@ None of it needs a GPU. Where one is present, the driver must see it.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,21 @@ ALTERNATIVES = {"proprietary": "/usr/lib/nvidia/current", "open": "/usr/lib/nvid
 LICENCES = {"proprietary": "NVIDIA", "open": "Dual MIT/GPL"}
 PARTS = ("", "-uvm", "-modeset", "-drm", "-peermem")
 PERSISTENCED = "nvidia-persistenced.service"
-# CUDA 12.4, as its libraries write it.
-CUDA_12_4 = {"status": 0, "version": 12040}
+# The CUDA of each branch of the driver, and no other, as its libraries write it: 12.4 is 12040.
+CUDA_OF_BRANCH = {
+    "525": 12000,
+    "535": 12020,
+    "550": 12040,
+    "570": 12080,
+    "580": 13000,
+    "595": 13020,
+}
 
 
-def ask(host, program):
+def ask(host, program, *arguments):
     """Run a program in the guest; return what it says."""
-    done = host.run("python3 -c %s", (HERE / program).read_text())
+    words = " ".join(["%s"] * len(arguments))
+    done = host.run(f"python3 -c %s {words}", (HERE / program).read_text(), *arguments)
     if done.rc:
         pytest.fail(f"{program} gave no answer:\n{done.stderr}", pytrace=False)
     return json.loads(done.stdout)
@@ -34,9 +43,25 @@ def machine(host):
 
 
 @pytest.fixture(scope="module")
-def cuda(host):
+def libraries(expected):
+    """CUDA's runtime and its compiler, as the loader knows them."""
+    # Debian calls the package of a library by what the loader calls it: libnvrtc.so.11.2.
+    named = (re.fullmatch("(.*?)([0-9.]+)", name) for name in expected["cuda_runtime_packages"])
+    found = {library: f"{library}.so.{version}" for library, version in (n.groups() for n in named)}
+    return [found["libcudart"], found["libnvrtc"]]
+
+
+@pytest.fixture(scope="module")
+def cuda(host, libraries):
     """What CUDA's libraries say."""
-    return ask(host, "cuda.py")
+    return ask(host, "cuda.py", *libraries)
+
+
+@pytest.fixture(scope="module")
+def toolkit(expected):
+    """The CUDA that was asked for, as its libraries write it."""
+    major, minor = expected["cuda_runtime_version"].split(".")[:2]
+    return int(major) * 1000 + int(minor) * 10
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +180,9 @@ def test_services_of_gpus_are_enabled_and_did_not_fail(machine):
     assert wrong == {}
 
 
-def test_libraries_find_what_they_need(machine):
+def test_libraries_find_what_they_need(machine, libraries):
     linked = machine["linked"]
-    assert {"libcuda.so.1", "libcudart.so.12", "libnvrtc.so.12"} - set(linked["names"]) == set()
+    assert {"libcuda.so.1", *libraries} - set(linked["names"]) == set()
     assert linked["lacking"] == {}
     assert linked["unread"] == []
 
@@ -166,12 +191,12 @@ def test_libcuda_is_known_once(machine):
     assert machine["linked"]["names"].count("libcuda.so.1") == 1
 
 
-def test_driver_library_speaks_cuda_12_4(cuda):
-    assert cuda["driver"] == CUDA_12_4
+def test_driver_library_speaks_the_cuda_of_its_branch(cuda, version):
+    assert cuda["driver"] == {"status": 0, "version": CUDA_OF_BRANCH[version.split(".")[0]]}
 
 
-def test_runtime_is_not_newer_than_the_driver(cuda):
-    assert cuda["runtime"] == CUDA_12_4
+def test_runtime_is_not_newer_than_the_driver(cuda, toolkit):
+    assert cuda["runtime"] == {"status": 0, "version": toolkit}
     assert cuda["runtime"]["version"] <= cuda["driver"]["version"]
 
 
