@@ -25,6 +25,9 @@ SEAL = "seal"
 SEALING_VERSION = 1
 """Of what :mod:`builder.sealing` does to a disk; part of the key of every stage that is sealed."""
 
+INSTALLATION_VERSION = 1
+"""Of what :mod:`builder.sources.iso` does beside an installer; part of the key of what it makes."""
+
 # The modules that turn files into the answer: when one of them changes, kept answers are void.
 _DECIDING = (
     "config", "memo", "pipeline", "resolve", "role_names", "role_schema", "schema", "settings",

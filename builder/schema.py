@@ -85,6 +85,16 @@ def parse_age(value: object) -> int:
     return int(match[1]) * {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
 
 
+def _parse_duration(value: object) -> int:
+    try:
+        seconds = parse_age(value)
+    except WrongValueError:
+        seconds = 0
+    if not seconds:
+        raise WrongValueError(f"{shown(value)} is no time", "write it as 90m or 3h")
+    return seconds
+
+
 def _address(value: str) -> str:
     try:
         return str(ipaddress.ip_address(value))
@@ -155,6 +165,7 @@ Sha256 = Annotated[
 ]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Age = Annotated[int, BeforeValidator(parse_age)]
+Duration = Annotated[int, BeforeValidator(_parse_duration)]
 Listen = Annotated[str, AfterValidator(_address)]
 Prefix = Annotated[
     str,
@@ -183,6 +194,22 @@ Host = Annotated[
     ),
 ]
 HttpUrl = Annotated[str, form(r"https?://[^\s/]+\S*", "is no URL", "write it as http://host:port/")]
+InIso = Annotated[
+    str,
+    form(
+        r"/?[^/\s]+(/[^/\s]+)*",
+        "is no file of an ISO",
+        "write its path there: /casper/vmlinuz",
+    ),
+]
+Mirror = Annotated[
+    str,
+    form(
+        r"http://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[^\s/]+)+/?",
+        "is no archive that an installer reaches",
+        "write http://HOST/FOLDER: what is encrypted passes no cache",
+    ),
+]
 Template = Annotated[
     str,
     form(
@@ -287,13 +314,20 @@ class CloudImagePart(Part):
 
 
 class IsoPart(Part):
-    """An installer that runs unattended."""
+    """An installer that runs unattended: the kernel of its ISO, and what it is told.
+
+    ``mirror`` and ``timeout`` are in no key.
+    """
 
     url: Location
     sha256: Sha256
     installer: Literal["preseed", "autoinstall"]
     answers: str
-    boot_command: list[str] = []
+    kernel: InIso
+    initrd: InIso
+    cmdline: str = ""
+    mirror: Mirror | None = None
+    timeout: Duration = 3 * 3600
 
 
 class SourcePart(Part):

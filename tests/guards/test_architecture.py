@@ -11,7 +11,7 @@ LAYERS = """
     errors suggest events in_guest on_host record role_names vm_options
     checks process files yamlfile schema hcl ports
     partitions
-    digest memo failures history texts scratch network role_schema
+    digest memo failures history libraries texts scratch network role_schema
     fetch
     patience config template store disks caches monitor outcome
     rawdisk
@@ -28,7 +28,7 @@ LAYERS = """
     supplies
     report
     stream timing project leaks hygiene
-    publish packing upstream stage_network
+    publish packing installation upstream stage_network
     warm stage_build doctor
     build shell watch prefetch
     inventory

@@ -221,6 +221,15 @@ def test_a_fixed_port_that_is_taken_names_its_holder(pipeline, host, install):
     assert f"(process {os.getpid()})" in finding.evidence
 
 
+def test_an_installation_needs_a_vm_whatever_the_engine(pipeline, host, install):
+    install("packer", "Packer v1.16.0")
+    assert found(pipeline, host, engine="nspawn")["packer"].level == "warn"
+    assert "installer" not in found(pipeline, host)
+    pipeline.source = SimpleNamespace(kind="iso", settings=cloud_image().settings)
+    assert found(pipeline, host, engine="nspawn")["packer"].level == "fail"
+    assert found(pipeline, host)["installer"].evidence.startswith("no xorriso")
+
+
 def test_only_the_caches_that_the_pipeline_needs_are_judged(pipeline, host, install):
     def judged() -> set[str]:
         return {id_ for id_ in found(pipeline, host) if id_.startswith("cache-")}

@@ -148,9 +148,15 @@ def test_a_checksum_is_the_same_in_capitals(project):
     assert load_pipeline(root).source.settings["sha256"] == DIGEST.lower()
 
 
+def iso(answers):
+    settings = f"sha256: {DIGEST}, installer: preseed, answers: {answers}"
+    return f"iso: {{url: x, {settings}, kernel: /linux, initrd: /initrd.gz}}"
+
+
 def test_an_installers_answers_are_a_file_of_the_root(project):
-    iso = f"iso: {{url: x, sha256: {DIGEST}, installer: preseed, answers: ./preseed.cfg}}"
-    root = project({"stages/pipeline.yml": (BOOTSTRAP, iso), "stages/base/preseed.cfg": ""})
+    root = project(
+        {"stages/pipeline.yml": (BOOTSTRAP, iso("./preseed.cfg")), "stages/base/preseed.cfg": ""}
+    )
     assert load_pipeline(root).source.paths == {"answers": Path("stages/base/preseed.cfg")}
     project({"stages/base/preseed.cfg": None})
     assert problems(root) == [
@@ -250,8 +256,9 @@ def test_a_kept_answer_needs_neither_yaml_nor_pydantic(project, cache):
     ],
 )
 def test_a_kept_answer_ends_with_any_change(project, cache, path, text, problem):
-    iso = f"iso: {{url: x, sha256: {DIGEST}, installer: preseed, answers: preseed.cfg}}"
-    root = project({"stages/pipeline.yml": (BOOTSTRAP, iso), "stages/base/preseed.cfg": ""})
+    root = project(
+        {"stages/pipeline.yml": (BOOTSTRAP, iso("preseed.cfg")), "stages/base/preseed.cfg": ""}
+    )
     load_pipeline(root, cache=cache)
     project({path: text})
     with pytest.raises(ProjectError, match=problem):
