@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import runpy
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,12 +18,15 @@ from builder import network
 from builder.errors import CommandError, HostError
 from builder.sources.bootstrap import host_mirrors
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 SUITE = "trixie"
 NETBOOT = "debian-installer-13-netboot-amd64"
 # Some of what the installer fetches first; an archive in the middle of a release may lack them.
-PARTS = ("e2fsprogs-udeb", "grub-installer", "partman-ext3", "ext4-modules-{kernel}-di")
+SOME = ("e2fsprogs-udeb", "grub-installer", "partman-ext3", "ext4-modules-{kernel}-di")
 SOURCE = """\
       iso:
         url: {iso}
@@ -33,23 +40,41 @@ SOURCE = """\
           --- console=tty0 console=ttyS0,115200
 """
 _HOURS = 4 * 3600
+PARTS = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("installer_parts.py"))))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A folder with ``linux`` and ``initrd.gz``; where the rest is, and what to answer for that."""
+
+    folder: Path
+    mirror: str | None = None
+    answers: str = ""
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory, missing, require_program) -> Path:
-    """Debian's network installer, as the host's own archive has it."""
+def parts(tmp_path_factory, missing, require_program) -> Iterator[Parts]:
+    """Debian's network installer: of the host's own archive, or of a folder (docs/contributing)."""
     require_program("apt-get")
-    folder = tmp_path_factory.mktemp("netboot")
+    require_program("dpkg-deb")
+    if kept := os.environ.get("VAULTBUILD_INSTALLER"):
+        with PARTS.archive(Path(kept), host_mirrors(SUITE, ["main"])[0].split()[1]) as mirror:
+            yield Parts(Path(kept), mirror, PARTS.ANSWERS)
+        return
     try:
-        apt = _Apt(folder / "apt")
-        apt("update")
-        apt("download", NETBOOT)
-        tree = folder / "tree"
-        subprocess.run(["dpkg-deb", "-x", *apt.folder.glob("*.deb"), tree], check=True)
-        (images,) = tree.glob("usr/lib/debian-installer/images/*/amd64/text/debian-installer/amd64")
-        apt("download", *(part.format(kernel=_kernel_of(images / "linux")) for part in PARTS))
+        folder = _from_the_archive(tmp_path_factory.mktemp("netboot"))
     except (subprocess.CalledProcessError, CommandError, HostError) as error:
         missing(f"the archive has no whole installer of {SUITE}: {_words(error)}")
+    yield Parts(folder)
+
+
+def _from_the_archive(folder: Path) -> Path:
+    apt, tree = _Apt(folder / "apt"), folder / "tree"
+    apt("update")
+    apt("download", NETBOOT)
+    subprocess.run(["dpkg-deb", "-x", *apt.folder.glob("*.deb"), tree], check=True)
+    (images,) = tree.glob("usr/lib/debian-installer/images/*/amd64/text/debian-installer/amd64")
+    apt("download", *(part.format(kernel=_kernel_of(images / "linux")) for part in SOME))
     return images
 
 
@@ -96,14 +121,17 @@ def installed(parts, trimmed, finish, workshop, tmp_path_factory):
     tree = tmp_path_factory.mktemp("iso")
     iso = tree / "installer.iso"
     for name in ("linux", "initrd.gz"):
-        shutil.copyfile(parts / name, tree / name)
+        shutil.copyfile(parts.folder / name, tree / name)
     argv = ["xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", iso, tree / "linux"]
     subprocess.run([*argv, tree / "initrd.gz"], check=True)
     vaultbuild = trimmed(workshop / "installed", workshop / "tmp")
     pipeline = vaultbuild.project / "stages/pipeline.yml"
     head, _, _ = pipeline.read_text().partition("      bootstrap:")
     sha256 = hashlib.sha256(iso.read_bytes()).hexdigest()
-    pipeline.write_text(head + SOURCE.format(iso=iso, sha256=f'"{sha256}"'))
+    mirror = f"        mirror: {parts.mirror}\n" if parts.mirror else ""
+    pipeline.write_text(head + SOURCE.format(iso=iso, sha256=f'"{sha256}"') + mirror)
+    with (vaultbuild.project / "stages/base/preseed.cfg").open("a") as answers:
+        answers.write(parts.answers)
     with vaultbuild.start("stage", "base", "--engine", "nspawn") as running:
         ran = finish(running, _HOURS)
     assert ran.status == 0, f"{ran.stdout}\n{ran.stderr}"
