@@ -30,8 +30,8 @@ INSTALLATION_VERSION = 1
 
 # The modules that turn files into the answer: when one of them changes, kept answers are void.
 _DECIDING = (
-    "config", "memo", "pipeline", "resolve", "role_names", "role_schema", "schema", "settings",
-    "yamlfile",
+    "config", "memo", "open_pins", "pipeline", "resolve", "role_names", "role_schema", "schema",
+    "settings", "yamlfile",
 )  # fmt: skip
 _MIB = 2**20
 
@@ -130,7 +130,8 @@ class Source:
 class Pipeline:
     """All stages of one variant, parents first.
 
-    ``accept``: rules of what goes together that the variant need not keep.
+    ``accept``: rules of what goes together that the variant need not keep. ``open_pins``: where it
+    has values that nobody filled in, and what to type to know them.
     """
 
     project: Path
@@ -144,6 +145,16 @@ class Pipeline:
     resources: Resources
     caches: Mapping[str, Mapping[str, Any]]
     accept: tuple[str, ...] = ()
+    open_pins: tuple[Problem, ...] = ()
+
+    def require_filled(self) -> None:
+        """Raise :class:`ProjectError` when the variant has pins that nobody filled in."""
+        if self.open_pins:
+            raise ProjectError(
+                self.open_pins,
+                hint=f"the variant {self.variant} is built once these are filled in; "
+                "the others are not concerned",
+            )
 
     def stage(self, name: str) -> Stage:
         """Return a stage; raise :class:`ProjectError` that names the nearest one."""
@@ -255,7 +266,12 @@ def _pipeline(project: Path, variant: str, answer: Mapping[str, Any]) -> Pipelin
         resources=_resources(answer["resources"]),
         caches=answer["caches"],
         accept=tuple(chosen["accept"]),
+        open_pins=tuple(_open_pin(each) for each in chosen["open_pins"]),
     )
+
+
+def _open_pin(document: Mapping[str, Any]) -> Problem:
+    return Problem(**{**document, "file": Path(document["file"])})
 
 
 def _source(document: Mapping[str, Any]) -> Source:

@@ -136,7 +136,8 @@ class Project:
         return tuple(each.name for each in self.pipeline.stages if each.name not in line)
 
     def inputs(self, name: str) -> tuple[StageInputs, ...]:
-        """Return what each stage from the root to ``name`` depends on."""
+        """Return what each stage from the root to ``name`` depends on; no pin may be open."""
+        self.pipeline.require_filled()
         found = lineage_inputs(self.pipeline, name, tools=self._toolset(), cache=self.cache)
         self.cache.save()
         self.facts.save()
@@ -186,9 +187,10 @@ class Project:
         return found
 
     def current_of_variant(self) -> dict[str, str]:
-        """Return what :meth:`current` does, of the project's own variant."""
-        parents = {stage.parent for stage in self.pipeline.stages}
-        leaves = [stage.name for stage in self.pipeline.stages if stage.name not in parents]
+        """Return what :meth:`current` does, of this variant; with open pins nothing runs."""
+        stages = () if self.pipeline.open_pins else self.pipeline.stages
+        parents = {stage.parent for stage in stages}
+        leaves = [stage.name for stage in stages if stage.name not in parents]
         lineages = [self.inputs(name) for name in leaves]
         found = {f"images/{each[0].keys[0]}": f"images/{each[0].keys[0]}" for each in lineages}
         for inputs in (inputs for lineage in lineages for inputs in lineage):

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from builder.open_pins import is_open
 from builder.role_names import called
 from builder.suggest import suggestion
 
@@ -160,8 +161,12 @@ AptSource = Annotated[
 ]
 Sha256 = Annotated[
     str,
-    form(r"[0-9a-fA-F]{64}", "is no SHA-256", "64 hexadecimal digits, as sha256sum prints them"),
-    AfterValidator(str.lower),
+    form(
+        r"[0-9a-fA-F]{64}|fill in: .+",
+        "is no SHA-256",
+        "64 hexadecimal digits, as sha256sum prints them",
+    ),
+    AfterValidator(lambda text: text if is_open(text) else text.lower()),
 ]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Age = Annotated[int, BeforeValidator(parse_age)]

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from builder.caches.requirements import parse_lock
 from builder.compat import versions
 from builder.needs import needs_of
+from builder.open_pins import is_open
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -123,7 +124,7 @@ def planned(pipeline: Pipeline, stages: Collection[str], table: Table) -> Stack:
 
 
 def _text(value: Any) -> str | None:
-    return str(value) if value else None
+    return str(value) if value and not is_open(value) else None
 
 
 def _locked(pipeline: Pipeline, stages: Collection[str]) -> Iterator[Environment]:

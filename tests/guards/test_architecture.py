@@ -8,7 +8,7 @@ from pathlib import Path
 # A module imports only from lines above its own. Modules of one line know nothing of each other; a
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
-    errors suggest events in_guest on_host record role_names vm_options
+    errors suggest events in_guest on_host open_pins record role_names vm_options
     checks process files yamlfile schema hcl ports
     partitions
     digest memo failures history libraries texts scratch network role_schema

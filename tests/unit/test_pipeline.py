@@ -305,3 +305,61 @@ def test_a_project_can_be_moved_with_its_cache(project, tmp_path):
     moved = root.rename(tmp_path / "moved")
     assert load_pipeline(moved, cache=moved / "cache.json").project == moved
     assert (moved / "cache.json").read_bytes() == before
+
+
+# --- pins that are not filled in ------------------------------------------------------------------
+
+
+IMAGE = "cloud_image: {url: x, sha256: 'fill in: vaultbuild lock image'}"
+
+
+def test_an_open_pin_is_told_with_what_to_type(project):
+    pipeline = load_pipeline(project({"stages/pipeline.yml": (BOOTSTRAP, IMAGE)}))
+    with pytest.raises(ProjectError) as caught:
+        pipeline.require_filled()
+    assert [str(problem) for problem in caught.value.problems] == [
+        (
+            "stages/pipeline.yml:9: variants.one.source.cloud_image.sha256: is not filled in"
+            " (type: vaultbuild lock image)"
+        )
+    ]
+    assert "variant one" in caught.value.hint
+
+
+def test_an_open_pin_concerns_its_variant_alone(project):
+    root = project({"stages/pipeline.yml": (BOOTSTRAP, IMAGE)})
+    other = load_pipeline(root, "two")
+    other.require_filled()
+    assert other.open_pins == ()
+
+
+def test_an_open_pin_holds_the_place_of_any_value(project):
+    options = {"greeting_lock": "path", "greeting_size": "int", "greeting_names": "list"}
+    specs = {name: {"type": kind} for name, kind in options.items()}
+    given = {
+        "greeting_lock": "fill in: fetch it",
+        "greeting_size": "fill in: measure it",
+        "greeting_names": ["a", "fill in: ask for it"],
+    }
+    override = {"final": {"roles": [{"role": "greeting", "variables": given}]}}
+    root = project(
+        {
+            "stages/pipeline.yml": ("  two:", f"    stages: {json.dumps(override)}\n  two:"),
+            "ansible/roles/greeting/meta/argument_specs.yml": json.dumps(
+                {"argument_specs": {"main": {"options": specs}}}
+            ),
+            "stages/final/stage.yml": "parent: base\n",
+            "stages/base/stage.yml": "roles: []\n",
+        }
+    )
+    pipeline = load_pipeline(root)
+    hints = ["type: ask for it", "type: fetch it", "type: measure it"]
+    assert [problem.hint for problem in pipeline.open_pins] == hints
+    assert pipeline.stage("final").roles[0].paths == {}
+
+
+@pytest.mark.parametrize("text", ["fill in:", "fill in: ", "filled in: x"])
+def test_what_says_nothing_to_type_is_no_open_pin(project, text):
+    image = f"cloud_image: {{url: x, sha256: '{text}'}}"
+    root = project({"stages/pipeline.yml": (BOOTSTRAP, image)})
+    assert "is no SHA-256" in problems(root)[0]
