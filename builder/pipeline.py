@@ -263,7 +263,7 @@ def _pipeline(project: Path, variant: str, answer: Mapping[str, Any]) -> Pipelin
         source=_source(chosen["source"]),
         stages=tuple(_stage(stage) for stage in chosen["stages"]),
         roles={name: _role(name, role) for name, role in answer["roles"].items()},
-        resources=_resources(answer["resources"]),
+        resources=_resources(chosen["resources"]),
         caches=answer["caches"],
         accept=tuple(chosen["accept"]),
         open_pins=tuple(_open_pin(each) for each in chosen["open_pins"]),

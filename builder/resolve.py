@@ -247,12 +247,12 @@ def _document(files: ProjectFiles, pipeline: PipelineFile) -> dict[str, Any]:
         "name": pipeline.name,
         "version": pipeline.version,
         "variant": pipeline.variant,
-        "resources": pipeline.resources.model_dump(),
         "caches": pipeline.caches.model_dump(),
         "roles": {name: _role_document(files, name) for name in sorted(files.roles)},
         "variants": {
             name: {
                 "source": _source_document(files, variant),
+                "resources": _resources(pipeline, name),
                 "accept": variant.accept,
                 "open_pins": list(_open_pins(files, name)),
                 "stages": [_stage_document(files, name, stage) for stage in _order(files)],
@@ -260,6 +260,11 @@ def _document(files: ProjectFiles, pipeline: PipelineFile) -> dict[str, Any]:
             for name, variant in pipeline.variants.items()
         },
     }
+
+
+def _resources(pipeline: PipelineFile, variant: str) -> dict[str, Any]:
+    own = pipeline.variants[variant].resources.model_dump(exclude_none=True)
+    return pipeline.resources.model_dump() | own
 
 
 def _order(files: ProjectFiles) -> list[str]:
@@ -296,14 +301,16 @@ def _source_document(files: ProjectFiles, variant: VariantPart) -> dict[str, Any
 def _stage_document(files: ProjectFiles, variant: str, name: str) -> dict[str, Any]:
     pipeline, stage = files.pipeline, files.stages[name].says
     assert pipeline is not None  # noqa: S101
-    resources = pipeline.says.resources.model_dump() | stage.resources.model_dump(exclude_none=True)
+    resources = _resources(pipeline.says, variant) | stage.resources.model_dump(exclude_none=True)
+    override = pipeline.says.variants[variant].stages.get(name)
+    hosts = stage.hosts if override is None or override.hosts is None else override.hosts
     return {
         "name": name,
         "parent": stage.parent,
         "roles": [_use_document(files, use) for use in uses(files, pipeline, variant, name)],
         "template": _template(name, stage),
         "network": stage.network,
-        "hosts": stage.hosts,
+        "hosts": hosts,
         "resources": resources,
         "folder": f"stages/{name}",
     }

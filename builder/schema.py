@@ -238,6 +238,12 @@ class ResourcesPart(Part):
     disk: Size = 8 * _UNITS["G"]
 
 
+class VariantResourcesPart(Part):
+    """The disk of a variant that needs more of it, or less."""
+
+    disk: Size | None = None
+
+
 class StageResourcesPart(Part):
     """What one stage needs more or less of. The disk is the root's, and so the pipeline's."""
 
@@ -378,10 +384,11 @@ class RolePart(Part):
 
 
 class OverridePart(Part):
-    """What a variant changes in a stage: variables are merged, roles replaced."""
+    """What a variant changes in a stage: variables are merged, roles and hosts replaced."""
 
     variables: Variables = {}
     roles: list[RolePart] | None = None
+    hosts: Annotated[list[Host], AfterValidator(_whole)] | None = None
 
 
 Rule = Literal[
@@ -400,6 +407,7 @@ class VariantPart(Part):
 
     description: str = ""
     source: SourcePart
+    resources: VariantResourcesPart = VariantResourcesPart()
     variables: Variables = {}
     accept: list[Rule] = []
     stages: dict[str, OverridePart] = {}

@@ -107,6 +107,26 @@ def test_a_variant_merges_variables_and_replaces_roles(project):
     assert [role.name for role in two.roles] == ["sealing"]
 
 
+def test_a_variant_has_hosts_and_a_disk_of_its_own(project):
+    own = "resources: {disk: 64G}\n    stages: {base: {hosts: [files.example]}}"
+    root = project({"stages/pipeline.yml": ("  two:", f"    {own}\n  two:")})
+    one, two = load_pipeline(root), load_pipeline(root, "two")
+    assert (one.stage("base").hosts, two.stage("base").hosts) == (("files.example",), ())
+    assert one.stage("final").hosts == ()
+    assert (one.resources.disk_bytes, two.resources.disk_bytes) == (64 * 2**30, 8 * 2**30)
+    assert one.stage("base").resources.disk_bytes == 64 * 2**30
+
+
+def test_no_host_is_not_the_stages_hosts(project):
+    text = "    stages: {base: {hosts: []}}\n  two:"
+    root = project({
+        "stages/pipeline.yml": ("  two:", text),
+        "stages/base/stage.yml": "hosts: [files.example]\n",
+    })  # fmt: skip
+    assert load_pipeline(root).stage("base").hosts == ()
+    assert load_pipeline(root, "two").stage("base").hosts == ("files.example",)
+
+
 def test_defaults_of_settings_are_filled_in(project):
     pipeline = load_pipeline(project())
     assert pipeline.source.settings == {
