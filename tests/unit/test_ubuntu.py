@@ -162,6 +162,16 @@ def test_versions_that_go_together_do(variant, tmp_path):
     assert {message.rpartition(" ")[2] for message in cudas} == {"12.4", "12.5"}
 
 
+def test_a_machine_is_compared_with_what_is_pinned(pipeline):
+    values = pipeline.variables_of("final")
+    driver = values["nvidia_driver_version"].partition("-")[0]
+    assert values["first_boot_gpu_check_expected"] == {
+        "driver_version": driver,
+        "cuda_version": values["cuda_runtime_version"].rpartition(".")[0],
+    }
+    assert values.get("fabric_manager_version", driver).partition("-")[0] == driver
+
+
 def test_each_framework_has_an_environment_of_its_own(pipeline):
     uses = [use for use in pipeline.stage("frameworks").roles if use.role == "python_frameworks"]
     locks = {
