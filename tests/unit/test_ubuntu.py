@@ -158,6 +158,9 @@ def test_versions_that_go_together_do(variant, tmp_path):
     assert [str(each) for each in found if each.level == "fail"] == []
     wanted = {(each.rule, each.level) for each in found if each.rule == "framework-needs"}
     assert wanted == {("framework-needs", "ok")}, "vllm stands beside the torch that it wants"
+    pythons = [each for each in found if each.rule == "framework-python"]
+    assert {each.message.rpartition(" ")[2] for each in pythons} == {"3.12"}
+    assert len(pythons) == 4, "torch, TensorFlow, and vLLM beside its torch"
     cudas = {each.message for each in found if each.rule == "one-cuda"}
     assert {message.rpartition(" ")[2] for message in cudas} == {"12.4", "12.5"}
 
