@@ -21,7 +21,7 @@ import yaml
 from builder.compat.judgement import Judge
 from builder.digest import Facts, StatCache
 from builder.errors import ProjectError
-from builder.packing import render_installer
+from builder.installation import render
 from builder.pipeline import load_pipeline
 from builder.project import Project
 
@@ -275,12 +275,24 @@ def test_answers_let_nobody_in():
     assert said["user-data"] == {"users": [], "disable_root": False, "ssh_pwauth": False}
 
 
-def test_the_installer_is_rendered_with_the_address_of_its_answers(copied):
-    text = render_installer(Project(copied, variant="ubuntu-24.04-iso", engine="qemu"))
-    iso = load_pipeline(ROOT, "ubuntu-24.04-iso").source.settings
-    assert f'iso_checksum    = "sha256:{iso["sha256"]}"' in text
-    assert r"autoinstall \"ds=nocloud-net;s=http://10.0.2.101/\" console=ttyS0" in text
-    assert "guestfwd=tcp:10.0.2.101:80-cmd:" in text
+def test_the_installer_is_started_with_its_answers_on_a_disk(copied):
+    project = Project(copied, variant="ubuntu-24.04-iso", engine="qemu")
+    text = render(project, packer=copied / "packer")
+    assert re.search(r'cd_label += "cidata"', text)
+    assert '["-append", "autoinstall console=ttyS0,115200"]' in text
+    assert '["-no-reboot", ""]' in text
+
+
+def test_answers_do_what_an_installation_must():
+    said = ANSWERS["autoinstall"]
+    assert said["storage"] == {"layout": {"name": "direct"}, "swap": {"size": 0}}
+    assert said["network"]["ethernets"]["wired"]["match"] == {"name": "e*"}
+    assert said["shutdown"] == "poweroff"
+
+
+def test_answers_name_no_cache_that_could_stay():
+    assert "proxy" not in ANSWERS["autoinstall"]
+    assert not re.search("{(apt_proxy|mirror)", (ROOT / "stages/base/user-data").read_text())
 
 
 def test_the_installers_answers_are_in_the_snapshot(copied):
