@@ -7,7 +7,7 @@ VAULTBUILD = $(AS_ROOT) .venv/bin/vaultbuild
 PYTEST = $(AS_ROOT) .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help image test setup test-setup lint unit integration e2e bench lock clean
+.PHONY: help image test test-long setup test-setup lint unit integration e2e bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,9 @@ image: setup ## install what is missing, build the reference pipeline, print the
 
 test: test-setup ## install what the tests need and run them all: guards, unit, integration, e2e
 	@$(PYTEST) $(ARGS)
+
+test-long: test-setup ## the long suite: what takes the better part of an hour without KVM
+	@$(PYTEST) -m long $(ARGS)
 
 setup: ## only the set-up half of `make image`
 	@tools/setup.sh image

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from builder import __version__, caches, files, network, texts
 from builder.errors import HostError, VaultbuildError
 from builder.inputs import snapshot
+from builder.installation import Installation, install
 from builder.patience import Patience, persevere
 from builder.record import BuildRecord, utc_now
 from builder.reporter import Tee
-from builder.sources import make_source
+from builder.sources import image_of, make_source
 from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder
 from builder.store import DISK, Image
 from builder.supplies import Supplies
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from builder.caches import Endpoints
+    from builder.caches.isos import IsoGot
     from builder.engines import Engine
     from builder.inputs import StageInputs
     from builder.needs import Needs
-    from builder.pipeline import Pipeline
     from builder.plan import Plan, Step
     from builder.project import Project
     from builder.reporter import Reporter
@@ -297,7 +299,7 @@ def _source(inputs: StageInputs, place: Workplace, *, again: bool) -> Image:
     ``again`` makes it in any case: the packages that it was made from have moved.
     """
     store, key = place.project.store, inputs.keys[0]
-    with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")):
+    with store.locked(key, waiting=lambda who: place.reporter.note(f"waiting for {who}")) as lock:
         if not again and (found := store.find(key)):
             return found
         store.clear(key)
@@ -306,7 +308,7 @@ def _source(inputs: StageInputs, place: Workplace, *, again: bool) -> Image:
         started = time.monotonic()
         logs = log_folder(place.project, "source", key)
         with store.staging() as staged:
-            told = _make_source(pipeline, staged, key, logs, place)
+            told = _make_source(staged, key, logs, place, lock)
             disk = disk_record(staged / DISK)
             shutil.copytree(logs, staged / "logs")
             record = BuildRecord(
@@ -326,18 +328,19 @@ def _source(inputs: StageInputs, place: Workplace, *, again: bool) -> Image:
         return image
 
 
-def _make_source(
-    pipeline: Pipeline, staged: Path, key: str, logs: Path, place: Workplace
-) -> dict[str, Any]:
+def _make_source(staged: Path, key: str, logs: Path, place: Workplace, held: int) -> dict[str, Any]:
     """Make the root disk; write its network lock; return what its record says of the network."""
-    supplies = place.outside
+    supplies, pipeline = place.outside, place.project.pipeline
     journal = logs / network.JOURNAL
     try:
         with supplies.served(None, journal) as seen:
-            image = make_source(
-                pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs,
-                fetcher=supplies.fetcher, offline=supplies.offline,
-            )  # fmt: skip
+            if pipeline.source.kind == "iso":
+                image: IsoGot | None = _installed(staged, key, logs, place, held, seen)
+            else:
+                image = make_source(
+                    pipeline, staged / DISK, identity=key, apt_proxy=seen.apt, logs=logs,
+                    fetcher=supplies.fetcher, offline=supplies.offline,
+                )  # fmt: skip
         if image:
             supplies.note_image(image, journal)
     except VaultbuildError as error:
@@ -346,3 +349,23 @@ def _make_source(
     lock, told = supplies.settle(None, logs)
     network.write(staged / network.LOCK, lock)
     return told
+
+
+def _installed(
+    staged: Path, key: str, logs: Path, place: Workplace, held: int, seen: Endpoints
+) -> IsoGot:
+    """Have the root disk made by an installer; return the ISO."""
+    project, supplies = place.project, place.outside
+    medium = image_of(project.pipeline, supplies.fetcher, offline=supplies.offline)
+    run = Installation(
+        project=project,
+        medium=medium.path,
+        snapshot=place.snapshots[project.pipeline.stages[0].name],
+        staged=staged,
+        logs=logs,
+        key=key,
+        locks=(held,),
+        reporter=place.reporter,
+    )
+    install(run, staged / DISK, seen)
+    return medium

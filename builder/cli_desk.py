@@ -30,14 +30,13 @@ def render(settings: Settings, stage: str, variant: str | None, engine: str) -> 
     Example:
       vaultbuild render drivers --engine qemu
     """
-    from builder import report
+    from builder import installation, report
     from builder.packing import render as render_stage
-    from builder.packing import render_installer
     from builder.template import NEUTRAL
 
     project = settings.project(variant, engine)
     if stage == "source":
-        report.emit(render_installer(project))
+        report.emit(installation.render(project, packer=project.folder / "packer"))
         return
     found = project.pipeline.stage(stage)
     report.emit(render_stage(project, found, NEUTRAL, project.folder))

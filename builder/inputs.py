@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from builder.digest import digest_document
 from builder.errors import Problem, ProjectError, VaultbuildError
-from builder.pipeline import SEALING_VERSION
+from builder.pipeline import INSTALLATION_VERSION, SEALING_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,8 +48,9 @@ _BLOCK = 1 << 20
 _PEOPLE_READ = "README.md"
 _ASKED_LATER = "checks"
 
-# Settings that say where something is fetched, beside another that says what it must be (sha256).
-_WHEREABOUTS = {"bootstrap": (), "cloud_image": ("url",), "iso": ("url",)}
+# Settings that say where something is fetched, beside another that says what it must be (sha256),
+# and how long that may take.
+_WHEREABOUTS = {"bootstrap": (), "cloud_image": ("url",), "iso": ("url", "mirror", "timeout")}
 
 
 class Described(Protocol):
@@ -77,13 +78,15 @@ class Toolset:
     """What carries out a build, as far as it shapes the result.
 
     ``versions`` names packer, ansible-core, each collection and ``provisioning``;
-    ``source_program`` is the version of the code that makes the root's source.
+    ``source_program`` is the version of the code that makes the root's source; ``installer`` tells
+    the digest of the template that installs an ISO.
     """
 
     engine: str
     versions: Mapping[str, str]
     source_program: str | int
     template: Callable[[Stage], Described]
+    installer: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +156,15 @@ def lineage_inputs(
     return tuple(chain)
 
 
-def source_document(pipeline: Pipeline, *, program: str | int, cache: StatCache) -> dict[str, Any]:
-    """Return the document of what the root stage starts from; ``program`` is its maker's version.
+def source_document(pipeline: Pipeline, *, tools: Toolset, cache: StatCache) -> dict[str, Any]:
+    """Return the document of what the root stage starts from.
 
     Where a checksum says what is fetched, the address does not count: a mirror is as good.
     """
     source = pipeline.source
+    program, template = tools.source_program, {}
+    if source.kind == "iso":
+        program, template = INSTALLATION_VERSION, {"template": tools.installer()}
     whereabouts = _WHEREABOUTS[source.kind]
     return {
         "schema": SCHEMA,
@@ -168,6 +174,7 @@ def source_document(pipeline: Pipeline, *, program: str | int, cache: StatCache)
         "files": _entries(cache, _names(source.paths.values())),
         "disk": pipeline.resources.disk_bytes,
         "program": program,
+        **template,
     }
 
 
@@ -194,6 +201,23 @@ def remembered_templates(
         return Template(digest, tuple(map(Path, files)))
 
     return template
+
+
+def remembered_installer(
+    render: Callable[[], str],
+    context: Mapping[str, Any],
+    *,
+    root: Stage,
+    cache: StatCache,
+    facts: Facts,
+) -> Callable[[], str]:
+    """Return a ``Toolset.installer`` that renders only when something it reads has changed."""
+
+    def installer() -> str:
+        inputs = digest_document([dict(context), _template_sources(root, cache)])
+        return str(facts.remember(f"installer {context.get('variant')}", inputs, render))
+
+    return installer
 
 
 def snapshot(project: Path, inputs: StageInputs, folder: Path) -> None:
@@ -231,8 +255,7 @@ class _Reading:
             keys.append(digest_document(document))
 
         if not parent:
-            program = self._tools.source_program
-            add(source_document(self._pipeline, program=program, cache=self._cache))
+            add(source_document(self._pipeline, tools=self._tools, cache=self._cache))
         add(self._stage_document(stage, keys[-1]))
         for role in stage.roles:
             add({**self._role_document(role, keys[-1]), **_sealing(role, stage)})

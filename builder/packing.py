@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import guest, process, template
 from builder.engines.greeting import silent
-from builder.errors import CommandError, StoreError
+from builder.errors import CommandError
 from builder.packer import CallbackError
 from builder.sources.nocloud import write_seed
 
@@ -37,20 +37,6 @@ def render(
     """Return the Packer template of a stage under ``circumstance``, read from below ``folder``."""
     context = dataclasses.replace(project.template_context(stage), circumstance=circumstance)
     return template.render(folder / stage.template, context, search=[folder / "packer"])
-
-
-def render_installer(project: Project) -> str:
-    """Return the Packer template that installs the root disk from an ISO, with placeholders.
-
-    Raises :class:`StoreError` when the pipeline starts from something else.
-    """
-    source, root = project.pipeline.source, project.pipeline.stages[0]
-    if source.kind != "iso":
-        hint = f"the templates are those of the stages: vaultbuild render {root.name}"
-        raise StoreError(f"a {source.kind} source is made without Packer", hint=hint)
-    context = dataclasses.replace(project.template_context(root), iso=source.settings)
-    packer = project.folder / "packer"
-    return template.render(packer / template.ISO_TEMPLATE, context, search=[packer])
 
 
 def run_packer(

@@ -25,10 +25,13 @@ SEAL = "seal"
 SEALING_VERSION = 1
 """Of what :mod:`builder.sealing` does to a disk; part of the key of every stage that is sealed."""
 
+INSTALLATION_VERSION = 1
+"""Of what :mod:`builder.sources.iso` does beside an installer; part of the key of what it makes."""
+
 # The modules that turn files into the answer: when one of them changes, kept answers are void.
 _DECIDING = (
-    "config", "memo", "pipeline", "resolve", "role_names", "role_schema", "schema", "settings",
-    "yamlfile",
+    "config", "memo", "open_pins", "pipeline", "resolve", "role_names", "role_schema", "schema",
+    "settings", "yamlfile",
 )  # fmt: skip
 _MIB = 2**20
 
@@ -127,7 +130,8 @@ class Source:
 class Pipeline:
     """All stages of one variant, parents first.
 
-    ``accept``: rules of what goes together that the variant need not keep.
+    ``accept``: rules of what goes together that the variant need not keep. ``open_pins``: where it
+    has values that nobody filled in, and what to type to know them.
     """
 
     project: Path
@@ -141,6 +145,16 @@ class Pipeline:
     resources: Resources
     caches: Mapping[str, Mapping[str, Any]]
     accept: tuple[str, ...] = ()
+    open_pins: tuple[Problem, ...] = ()
+
+    def require_filled(self) -> None:
+        """Raise :class:`ProjectError` when the variant has pins that nobody filled in."""
+        if self.open_pins:
+            raise ProjectError(
+                self.open_pins,
+                hint=f"the variant {self.variant} is built once these are filled in; "
+                "the others are not concerned",
+            )
 
     def stage(self, name: str) -> Stage:
         """Return a stage; raise :class:`ProjectError` that names the nearest one."""
@@ -249,10 +263,15 @@ def _pipeline(project: Path, variant: str, answer: Mapping[str, Any]) -> Pipelin
         source=_source(chosen["source"]),
         stages=tuple(_stage(stage) for stage in chosen["stages"]),
         roles={name: _role(name, role) for name, role in answer["roles"].items()},
-        resources=_resources(answer["resources"]),
+        resources=_resources(chosen["resources"]),
         caches=answer["caches"],
         accept=tuple(chosen["accept"]),
+        open_pins=tuple(_open_pin(each) for each in chosen["open_pins"]),
     )
+
+
+def _open_pin(document: Mapping[str, Any]) -> Problem:
+    return Problem(**{**document, "file": Path(document["file"])})
 
 
 def _source(document: Mapping[str, Any]) -> Source:

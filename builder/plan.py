@@ -32,6 +32,7 @@ Kind = Literal[
 ]  # fmt: skip
 
 _SHOWN = 40
+_INSTALLER: Final = "packer/iso.pkr.hcl.j2"
 _ABSENT: Final = object()
 
 
@@ -279,6 +280,8 @@ def _source_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
     yield from _file_differences(before, after)
     if before.get("disk") != after.get("disk"):
         yield Reason("source", "disk", before.get("disk"), after.get("disk"))
+    if before.get("template") != after.get("template"):
+        yield Reason("template", _INSTALLER, before.get("template"), after.get("template"))
     if before.get("program") != after.get("program"):
         yield Reason("tool", "source program", before.get("program"), after.get("program"))
 

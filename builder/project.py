@@ -7,12 +7,11 @@ store is asked what it holds. What is slow and rarely changes is remembered in `
 from __future__ import annotations
 
 import os
-import sys
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import network, process
+from builder import libraries, network, process
 from builder.compat.judgement import Judge
 from builder.digest import Facts, StatCache, digest_document, file_signature, short
 from builder.engines.nspawn import NspawnEngine
@@ -20,7 +19,13 @@ from builder.engines.qemu import QemuEngine
 from builder.errors import StoreError
 from builder.estimate import Estimate, planned_parts
 from builder.history import History
-from builder.inputs import StageInputs, Toolset, lineage_inputs, remembered_templates
+from builder.inputs import (
+    StageInputs,
+    Toolset,
+    lineage_inputs,
+    remembered_installer,
+    remembered_templates,
+)
 from builder.packer import Packer
 from builder.pipeline import load_pipeline
 from builder.plan import make_plan
@@ -44,9 +49,6 @@ if TYPE_CHECKING:
 
 # The modules that turn a template into its description.
 _RENDERING = ("template.py", "hcl.py", "vm_options.py")
-# The distributions whose versions shape what is in an image; mitogen need not be there.
-_SHAPING = ("ansible-core", "ansible-runner", "jinja2", "mitogen")
-_OPTIONAL = "mitogen"
 
 
 class Project:
@@ -134,7 +136,8 @@ class Project:
         return tuple(each.name for each in self.pipeline.stages if each.name not in line)
 
     def inputs(self, name: str) -> tuple[StageInputs, ...]:
-        """Return what each stage from the root to ``name`` depends on."""
+        """Return what each stage from the root to ``name`` depends on; no pin may be open."""
+        self.pipeline.require_filled()
         found = lineage_inputs(self.pipeline, name, tools=self._toolset(), cache=self.cache)
         self.cache.save()
         self.facts.save()
@@ -184,9 +187,10 @@ class Project:
         return found
 
     def current_of_variant(self) -> dict[str, str]:
-        """Return what :meth:`current` does, of the project's own variant."""
-        parents = {stage.parent for stage in self.pipeline.stages}
-        leaves = [stage.name for stage in self.pipeline.stages if stage.name not in parents]
+        """Return what :meth:`current` does, of this variant; with open pins nothing runs."""
+        stages = () if self.pipeline.open_pins else self.pipeline.stages
+        parents = {stage.parent for stage in stages}
+        leaves = [stage.name for stage in stages if stage.name not in parents]
         lineages = [self.inputs(name) for name in leaves]
         found = {f"images/{each[0].keys[0]}": f"images/{each[0].keys[0]}" for each in lineages}
         for inputs in (inputs for lineage in lineages for inputs in lineage):
@@ -377,7 +381,7 @@ class Project:
             "provisioning": str(PROVISIONING_VERSION),
             **distributions,
             "strategy": strategy_for(
-                distributions["ansible-core"], distributions.get(_OPTIONAL)
+                distributions["ansible-core"], distributions.get(libraries.OPTIONAL)
             ).name,
         }
         names = [stage.name for stage in self.pipeline.stages]
@@ -390,12 +394,17 @@ class Project:
             "program": [file_signature(Path(__file__).with_name(name)) for name in _RENDERING],
         }
         template = remembered_templates(self._describe, context, cache=self.cache, facts=self.facts)
-        return Toolset(self.engine.name, versions, BOOTSTRAP_VERSION, template)
+        installer = remembered_installer(
+            self._describe_installer, context, root=self.pipeline.stages[0],
+            cache=self.cache, facts=self.facts,
+        )  # fmt: skip
+        return Toolset(self.engine.name, versions, BOOTSTRAP_VERSION, template, installer)
 
     def _distributions(self) -> dict[str, str]:
         """Return the versions of what provisions, asking only after an installation."""
-        libraries = file_signature(Path(_site_packages()))
-        return self.facts.remember("libraries", f"{libraries} {' '.join(_SHAPING)}", _installed)
+        place = file_signature(Path(libraries.site_packages()))
+        inputs = f"{place} {' '.join(libraries.SHAPING)}"
+        return self.facts.remember("libraries", inputs, libraries.installed)
 
     def template_context(self, stage: Stage) -> TemplateContext:
         """Return what the template of a stage is given, in a circumstance that is nobody's."""
@@ -409,6 +418,15 @@ class Project:
             seeded=self.seeded(stage),
             variables=self.pipeline.variables_of(stage.name),
         )
+
+    def _describe_installer(self) -> str:
+        from builder.template import describe_installer  # late, as below
+
+        context, settings = (
+            self.template_context(self.pipeline.stages[0]),
+            self.pipeline.source.settings,
+        )
+        return describe_installer(self.folder / "packer", context.installing(settings))
 
     def _describe(self, stage: Stage) -> Described:
         from builder.template import describe  # late, and the answer is remembered
@@ -426,23 +444,3 @@ def _find_packer() -> dict[str, Any]:
     major, minor, patch = found.version
     plugins = str(found.plugins) if found.plugins else None
     return {"major": major, "minor": minor, "patch": patch, "plugins": plugins}
-
-
-def _site_packages() -> str:
-    return next(path for path in sys.path if path.endswith("site-packages"))
-
-
-def _installed() -> dict[str, str]:
-    found = {name: _version(name) for name in _SHAPING}
-    return {name: version for name, version in found.items() if version}
-
-
-def _version(name: str) -> str | None:
-    from importlib import metadata  # late: reads a folder of a hundred entries
-
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        if name == _OPTIONAL:
-            return None
-        raise

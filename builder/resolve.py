@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from builder.config import PIPELINE, ROLES, stage_file
 from builder.digest import canonical
 from builder.errors import Problem, ProjectError
+from builder.open_pins import command, is_open
 from builder.settings import all_uses, misplaced, undeclared_problems, use_problems, uses
 from builder.suggest import suggestion
 from builder.yamlfile import parse
@@ -246,18 +247,24 @@ def _document(files: ProjectFiles, pipeline: PipelineFile) -> dict[str, Any]:
         "name": pipeline.name,
         "version": pipeline.version,
         "variant": pipeline.variant,
-        "resources": pipeline.resources.model_dump(),
         "caches": pipeline.caches.model_dump(),
         "roles": {name: _role_document(files, name) for name in sorted(files.roles)},
         "variants": {
             name: {
                 "source": _source_document(files, variant),
+                "resources": _resources(pipeline, name),
                 "accept": variant.accept,
+                "open_pins": list(_open_pins(files, name)),
                 "stages": [_stage_document(files, name, stage) for stage in _order(files)],
             }
             for name, variant in pipeline.variants.items()
         },
     }
+
+
+def _resources(pipeline: PipelineFile, variant: str) -> dict[str, Any]:
+    own = pipeline.variants[variant].resources.model_dump(exclude_none=True)
+    return pipeline.resources.model_dump() | own
 
 
 def _order(files: ProjectFiles) -> list[str]:
@@ -294,14 +301,16 @@ def _source_document(files: ProjectFiles, variant: VariantPart) -> dict[str, Any
 def _stage_document(files: ProjectFiles, variant: str, name: str) -> dict[str, Any]:
     pipeline, stage = files.pipeline, files.stages[name].says
     assert pipeline is not None  # noqa: S101
-    resources = pipeline.says.resources.model_dump() | stage.resources.model_dump(exclude_none=True)
+    resources = _resources(pipeline.says, variant) | stage.resources.model_dump(exclude_none=True)
+    override = pipeline.says.variants[variant].stages.get(name)
+    hosts = stage.hosts if override is None or override.hosts is None else override.hosts
     return {
         "name": name,
         "parent": stage.parent,
         "roles": [_use_document(files, use) for use in uses(files, pipeline, variant, name)],
         "template": _template(name, stage),
         "network": stage.network,
-        "hosts": stage.hosts,
+        "hosts": hosts,
         "resources": resources,
         "folder": f"stages/{name}",
     }
@@ -310,7 +319,11 @@ def _stage_document(files: ProjectFiles, variant: str, name: str) -> dict[str, A
 def _use_document(files: ProjectFiles, use: Use) -> dict[str, Any]:
     options = files.all_options(use.role) or {}
     given = {name: use.given[name].value for name in sorted(options) if name in use.given}
-    paths = {name: value for name, value in given.items() if options[name].type == "path"}
+    paths = {
+        name: value
+        for name, value in given.items()
+        if options[name].type == "path" and not is_open(value)
+    }
     return {
         "name": use.name,
         "variables": {name: value for name, value in given.items() if name not in paths},
@@ -318,3 +331,49 @@ def _use_document(files: ProjectFiles, use: Use) -> dict[str, Any]:
             name: f"stages/{use.stage}/{PurePosixPath(path)}" for name, path in paths.items()
         },
     }
+
+
+# --- pins that are not filled in ------------------------------------------------------------------
+
+
+def _open_pins(files: ProjectFiles, variant: str) -> Iterator[dict[str, Any]]:
+    """Yield each place of a variant where a pin is not filled in, once."""
+    found: dict[tuple[str, int, str], dict[str, Any]] = {}
+    for file, key, value in _open_values(files, variant):
+        problem = file.problem(key, "is not filled in", f"type: {command(value)}")
+        document = {
+            "file": str(problem.file),
+            "message": problem.message,
+            "line": problem.line,
+            "key": problem.key,
+            "hint": problem.hint,
+        }
+        found.setdefault((str(problem.file), problem.line or 0, value), document)
+    yield from (found[place] for place in sorted(found))
+
+
+def _open_values(files: ProjectFiles, variant: str) -> Iterator[tuple[YamlFile, Key, str]]:
+    pipeline = files.pipeline
+    assert pipeline is not None  # noqa: S101
+    kind = pipeline.says.variants[variant].source.kind
+    settings = getattr(pipeline.says.variants[variant].source, kind).model_dump()
+    if is_open(checksum := settings.get("sha256")):
+        yield pipeline.file, ("variants", variant, "source", kind, "sha256"), checksum
+    for stage in files.stages:
+        for use in uses(files, pipeline, variant, stage):
+            for name in files.all_options(use.role) or {}:
+                if setting := use.given.get(name):
+                    for key, text in _open_texts(setting.value, setting.key):
+                        yield setting.file, key, text
+
+
+def _open_texts(value: Any, key: Key) -> Iterator[tuple[Key, str]]:
+    """Yield the open pins in a value, however deep."""
+    if isinstance(value, str) and is_open(value):
+        yield key, value
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from _open_texts(item, (*key, at))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _open_texts(item, (*key, name))

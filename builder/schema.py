@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from builder.open_pins import is_open
 from builder.role_names import called
 from builder.suggest import suggestion
 
@@ -83,6 +84,16 @@ def parse_age(value: object) -> int:
     if not match:
         raise WrongValueError(f"{shown(value)} is no age", "write it as 72h, 30d or 4w")
     return int(match[1]) * {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
+
+
+def _parse_duration(value: object) -> int:
+    try:
+        seconds = parse_age(value)
+    except WrongValueError:
+        seconds = 0
+    if not seconds:
+        raise WrongValueError(f"{shown(value)} is no time", "write it as 90m or 3h")
+    return seconds
 
 
 def _address(value: str) -> str:
@@ -150,11 +161,16 @@ AptSource = Annotated[
 ]
 Sha256 = Annotated[
     str,
-    form(r"[0-9a-fA-F]{64}", "is no SHA-256", "64 hexadecimal digits, as sha256sum prints them"),
-    AfterValidator(str.lower),
+    form(
+        r"[0-9a-fA-F]{64}|fill in: .+",
+        "is no SHA-256",
+        "64 hexadecimal digits, as sha256sum prints them",
+    ),
+    AfterValidator(lambda text: text if is_open(text) else text.lower()),
 ]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Age = Annotated[int, BeforeValidator(parse_age)]
+Duration = Annotated[int, BeforeValidator(_parse_duration)]
 Listen = Annotated[str, AfterValidator(_address)]
 Prefix = Annotated[
     str,
@@ -183,6 +199,22 @@ Host = Annotated[
     ),
 ]
 HttpUrl = Annotated[str, form(r"https?://[^\s/]+\S*", "is no URL", "write it as http://host:port/")]
+InIso = Annotated[
+    str,
+    form(
+        r"/?[^/\s]+(/[^/\s]+)*",
+        "is no file of an ISO",
+        "write its path there: /casper/vmlinuz",
+    ),
+]
+Mirror = Annotated[
+    str,
+    form(
+        r"http://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[^\s/]+)+/?",
+        "is no archive that an installer reaches",
+        "write http://HOST/FOLDER: what is encrypted passes no cache",
+    ),
+]
 Template = Annotated[
     str,
     form(
@@ -204,6 +236,12 @@ class ResourcesPart(Part):
     cpus: Cpus = 2
     memory: Size = 4 * _UNITS["G"]
     disk: Size = 8 * _UNITS["G"]
+
+
+class VariantResourcesPart(Part):
+    """The disk of a variant that needs more of it, or less."""
+
+    disk: Size | None = None
 
 
 class StageResourcesPart(Part):
@@ -287,13 +325,20 @@ class CloudImagePart(Part):
 
 
 class IsoPart(Part):
-    """An installer that runs unattended."""
+    """An installer that runs unattended: the kernel of its ISO, and what it is told.
+
+    ``mirror`` and ``timeout`` are in no key.
+    """
 
     url: Location
     sha256: Sha256
     installer: Literal["preseed", "autoinstall"]
     answers: str
-    boot_command: list[str] = []
+    kernel: InIso
+    initrd: InIso
+    cmdline: str = ""
+    mirror: Mirror | None = None
+    timeout: Duration = 3 * 3600
 
 
 class SourcePart(Part):
@@ -339,10 +384,11 @@ class RolePart(Part):
 
 
 class OverridePart(Part):
-    """What a variant changes in a stage: variables are merged, roles replaced."""
+    """What a variant changes in a stage: variables are merged, roles and hosts replaced."""
 
     variables: Variables = {}
     roles: list[RolePart] | None = None
+    hosts: Annotated[list[Host], AfterValidator(_whole)] | None = None
 
 
 Rule = Literal[
@@ -361,6 +407,7 @@ class VariantPart(Part):
 
     description: str = ""
     source: SourcePart
+    resources: VariantResourcesPart = VariantResourcesPart()
     variables: Variables = {}
     accept: list[Rule] = []
     stages: dict[str, OverridePart] = {}

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from builder.config import stage_file
+from builder.open_pins import is_open
 from builder.schema import shown
 from builder.suggest import suggestion
 
@@ -202,7 +203,7 @@ def _setting_problems(
     wrong = list(mistakes(option, setting.value))
     for key, message, hint in wrong:
         yield setting.file.problem((*setting.key, *key), message, hint)
-    if option.type == "path" and not wrong:
+    if option.type == "path" and not wrong and not is_open(setting.value):
         words = misplaced(setting.value, tree.is_file, f"stages/{use.stage}")
         if words:
             hint = f"role {use.role} reads a file of its stage's folder"
@@ -210,7 +211,12 @@ def _setting_problems(
 
 
 def mistakes(option: OptionPart, value: object, key: Key = ()) -> Iterator[Mistake]:
-    """Yield all that keeps ``value`` from being what a role's option wants."""
+    """Yield all that keeps ``value`` from being what a role's option wants.
+
+    A pin that is not filled in holds the place of any value.
+    """
+    if is_open(value):
+        return
     if not _is_a(option.type, value):
         message = f"must be {_TYPES[option.type][0]}, not {shown(value)}"
         yield Mistake(key, message, _type_hint(option.type, value))

@@ -59,7 +59,8 @@ class Supplies:
                     settings["suite"], settings["components"]
                 )
             else:
-                lines = _host_archives()
+                mirror = source.settings.get("mirror")  # of an installer
+                lines = [mirror] if mirror else _host_archives()
         except (HostError, CommandError):
             lines = ()  # the stages then name their hosts
         return gateway.archives_in(lines)

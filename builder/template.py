@@ -34,9 +34,6 @@ STAGE_TEMPLATE: Final = "stage.pkr.hcl.j2"
 ISO_TEMPLATE: Final = "iso.pkr.hcl.j2"
 DISK_NAME: Final = "disk.qcow2"
 """What Packer calls the disk in its output folder."""
-PRESEED_NAME: Final = "preseed.cfg"
-ANSWERS_HOST: Final = "10.0.2.101"
-"""Where an installer finds its answers (port 80), on a network that has nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +65,9 @@ class Circumstance:
     seed_files: Sequence[Path] = ()
     """Files of a disk labelled ``cidata``: cloud-init's NoCloud."""
     iso_file: Path | None = None
-    answers_folder: Path | None = None
-    """What Packer serves over HTTP to an installer: ``preseed.cfg``, or ``user-data`` and all."""
+    kernel_file: Path | None = None
+    initrd_file: Path | None = None
+    """The ISO's own kernel and first file system, as QEMU starts them."""
     guest_host: str = "10.0.2.100"
     forwards: Mapping[int, str] = field(default_factory=dict)
     """The caches: port of ``guest_host`` → ``host:port`` as this host reaches it."""
@@ -97,7 +95,8 @@ NEUTRAL: Final = Circumstance(
     console_log=NOWHERE / "console.log",
     qmp_socket=NOWHERE / "qmp.sock",
     iso_file=NOWHERE / "installer.iso",
-    answers_folder=NOWHERE / "answers",
+    kernel_file=NOWHERE / "kernel",
+    initrd_file=NOWHERE / "initrd",
 )
 """Placeholders: one circumstance that is nobody's, for keys."""
 
@@ -115,22 +114,21 @@ class TemplateContext:
     seeded: bool = False
     """Whether a cloud-init seed disk (``circumstance.seed_files``) is attached."""
     iso: Mapping[str, Any] = field(default_factory=dict)
-    """An unattended installation's settings; ``{answers}`` in its boot command is their URL."""
+    """The settings of an unattended installation, where this is one."""
     variables: Mapping[str, Any] = field(default_factory=dict)
     """The stage's variables, for a project's own template."""
+
+    def installing(self, settings: Mapping[str, Any]) -> TemplateContext:
+        """Return the context of the template that installs an ISO; it has nothing of a stage's."""
+        seeded = settings["installer"] == "autoinstall"
+        return replace(
+            self, engine="qemu", network="caches", variables={}, iso=settings, seeded=seeded
+        )
 
     @property
     def builder(self) -> str:
         """The builder of Packer's that runs, or reaches, the guest."""
-        return "qemu" if self.iso or self.engine == "qemu" else "null"
-
-    @property
-    def boot_command(self) -> list[str]:
-        """What is typed at an installer's console."""
-        url = f"http://{ANSWERS_HOST}/"
-        if self.iso.get("installer") == "preseed":
-            url += PRESEED_NAME
-        return [line.replace("{answers}", url) for line in self.iso.get("boot_command", [])]
+        return "qemu" if self.engine == "qemu" else "null"
 
     @property
     def disk_size(self) -> str | None:
@@ -144,16 +142,15 @@ class TemplateContext:
     def netdev(self) -> str:
         """The value of QEMU's ``-netdev``: SSH in, the caches out, and nothing else of the host.
 
-        It replaces Packer's own, which listens on every address; Packer fills in the ports.
+        It replaces Packer's own, which listens on every address; Packer fills in the port. Nothing
+        leads into an installer.
         """
         here = self.circumstance
         pairs = here.forwards.items()
         leads = {(here.guest_host, guest): address for guest, address in pairs}
-        if self.iso:
-            leads[(ANSWERS_HOST, 80)] = "127.0.0.1:{{ .HTTPPort }}"
         return user_network(
             "user.0",
-            "{{ .SSHHostPort }}",
+            None if self.iso else "{{ .SSHHostPort }}",
             dict(sorted(leads.items())),
             relay=here.relay,
         )
@@ -161,7 +158,6 @@ class TemplateContext:
 
 _NAMES: Final = (
     *(part.name for part in fields(TemplateContext)),
-    "boot_command",
     "builder",
     "disk_size",
     "netdev",
@@ -188,6 +184,15 @@ def describe(
     text = render(template, neutral(context), search=search)
     document = read_back(text, template)
     return Described(digest_bytes(text.encode()), named_files(document, base, template))
+
+
+def describe_installer(folder: Path, context: TemplateContext) -> str:
+    """Return what a source's key holds of the template that installs an ISO: a digest.
+
+    ``folder`` has the templates. What is installed does not depend on the line of Packer.
+    """
+    context = replace(neutral(context), line="1.6")
+    return digest_bytes(render(folder / ISO_TEMPLATE, context, search=[folder]).encode())
 
 
 def render(template: Path, context: TemplateContext, *, search: Sequence[Path] = ()) -> str:

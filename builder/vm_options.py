@@ -26,20 +26,22 @@ def credential(public_key: str) -> str:
 
 def user_network(
     name: str,
-    ssh_port: int | str,
+    ssh_port: int | str | None,
     leads: Mapping[tuple[str, int], str],
     *,
     relay: str,
 ) -> str:
     """Return the value of ``-netdev``: SSH in from ``ssh_port``, what ``leads`` names out.
 
+    Without a port nothing leads in.
     ``leads``: address and port in the guest's network → ``HOST:PORT`` as this host reaches it.
     ``relay`` is socat. The ``-cmd:`` form of guestfwd starts a program for each connection; the
     ``-tcp:`` form hangs after its first one (QEMU 7.2). QEMU splits the command at blanks itself
     and starts no shell.
     """
     words = ["user", f"id={name}", "restrict=on"]
-    words.append(f"hostfwd=tcp:127.0.0.1:{ssh_port}-:22")
+    if ssh_port is not None:
+        words.append(f"hostfwd=tcp:127.0.0.1:{ssh_port}-:22")
     for (host, port), to in leads.items():
         words.append(f"guestfwd=tcp:{host}:{port}-cmd:{relay} - TCP:{to}")
     return ",".join(words)

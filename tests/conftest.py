@@ -204,8 +204,15 @@ _QUICK = 2  # of them
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if "long" not in config.option.markexpr:
+        _leave_out(config, items, [item for item in items if item.get_closest_marker("long")])
     items.sort(key=_rank)
+
+
+def _leave_out(config, items, unwanted):
+    items[:] = [item for item in items if item not in unwanted]
+    config.hook.pytest_deselected(items=unwanted)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from builder.caches import kept
     from builder.fetch import Answer, Fetcher, Got
 
-_ADDRESS = "is source.cloud_image.url right, and this host on the network?"
-_CHECKSUM = "if the new image is meant, put its checksum into source.cloud_image.sha256"
+_ADDRESS = "is source.cloud_image.url, or source.iso.url, right, and this host on the network?"
+_CHECKSUM = (
+    "if the new image is meant, put its checksum into source.cloud_image.sha256, or "
+    "source.iso.sha256"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,9 @@ def _hinted(error: VaultbuildError) -> str:
 
 def _own(local: Path, url: str, sha256: str) -> IsoGot:
     if not local.is_file():
-        raise VaultbuildError(f"there is no file {local}", hint="see source.cloud_image.url")
+        raise VaultbuildError(
+            f"there is no file {local}", hint="see source.cloud_image.url, or source.iso.url"
+        )
     if (found := digest_file(local)) != sha256:
         message = f"{url} has SHA-256 {found}\n       wanted {sha256}"
         raise StoreError(message, hint=_CHECKSUM)

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from builder.caches.requirements import parse_lock
 from builder.compat import versions
 from builder.needs import needs_of
+from builder.open_pins import is_open
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from builder.pipeline import Pipeline
 
 _CUDA_SUFFIX = re.compile(r"-cu\d+$")
+_MADE_FOR = re.compile(r"^#.*--python-version[ =](\d+\.\d+)", re.MULTILINE)
 _RUNTIME = "nvidia-cuda-runtime"
 _CUDNN = "nvidia-cudnn"
 SYSTEM = "the image"
@@ -123,19 +125,23 @@ def planned(pipeline: Pipeline, stages: Collection[str], table: Table) -> Stack:
 
 
 def _text(value: Any) -> str | None:
-    return str(value) if value else None
+    return str(value) if value and not is_open(value) else None
 
 
 def _locked(pipeline: Pipeline, stages: Collection[str]) -> Iterator[Environment]:
     for need in needs_of(pipeline).of_stages(stages).wheels:
-        wanted = parse_lock(need.path, (pipeline.project / need.path).read_bytes())
+        content = (pipeline.project / need.path).read_bytes()
+        wanted = parse_lock(need.path, content)
         target = need.target
         packages: dict[str, str] = {
             canonicalize_name(one.requirement.name): _pinned(str(one.requirement.specifier))
             for one in wanted
             if target is None or one.applies(target.environment)
         }
-        yield Environment(str(need.path), packages, target.python if target else None)
+        # Nobody knows the Python of an image from elsewhere; the lock says for which it was made.
+        made = _MADE_FOR.search(content.decode(errors="replace"))
+        python = target.python if target else (made[1] if made else None)
+        yield Environment(str(need.path), packages, python)
 
 
 def _pinned(specifier: str) -> str:

@@ -22,8 +22,8 @@ __all__ = ["Case", "EngineChoice", "Finding", "Host", "Level", "examine"]
 
 _LOOKS: Sequence[Callable[[Case], Iterator[Finding]]] = (
     machine.python, machine.packer, machine.qemu, machine.firmware, machine.kvm, machine.user,
-    machine.programs, machine.fuse, machine.loop, project.caches_answer, project.compatibility,
-    store.health, store.disk, machine.memory, store.memory,
+    machine.programs, machine.fuse, machine.loop, project.caches_answer, project.open_pins,
+    project.compatibility, store.health, store.disk, machine.memory, store.memory,
 )  # fmt: skip
 _OUTSIDE: Sequence[Callable[[Case], Iterator[Finding]]] = (upstream.servers, upstream.hub)
 

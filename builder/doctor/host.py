@@ -29,6 +29,7 @@ _VERSION = re.compile(r"version (\d+)\.(\d+)")
 # Programs that need only be there.
 _PROGRAMS = ("socat", "ssh", "ssh-keygen", "setpriv", "unshare", "setsid")
 _DISK_PROGRAMS = ("mmdebstrap", "mmd", "mcopy", "mkfs.vfat", "mkfs.ext4", "sfdisk")
+_INSTALLER_PROGRAMS = ("xorriso", "sfdisk", "debugfs")
 _CONTAINER_PROGRAMS = ("systemd-nspawn", "ip", "losetup", "mount")
 
 
@@ -52,7 +53,8 @@ def packer(case: Case) -> Iterator[Finding]:
         found.require_plugins("qemu")
     except HostError as error:
         # A container is provisioned by a builder that every Packer has inside.
-        level: Level = "fail" if case.engine == "qemu" else "warn"
+        in_a_vm = case.engine == "qemu" or case.pipeline.source.kind == "iso"
+        level: Level = "fail" if in_a_vm else "warn"
         yield Finding("packer", "Packer", level, error.message, error.hint or "")
         return
     builder = f"plugins in {found.plugins}" if found.plugins else "its qemu builder inside"
@@ -106,6 +108,8 @@ def programs(case: Case) -> Iterator[Finding]:
     yield _all_there("programs", "programs of every build", _PROGRAMS, "fail")
     if case.pipeline.source.kind == "bootstrap":
         yield _all_there("disks", "programs that make disks", _DISK_PROGRAMS, "fail")
+    if case.pipeline.source.kind == "iso":
+        yield _all_there("installer", "programs that install an ISO", _INSTALLER_PROGRAMS, "fail")
     yield _all_there("nspawn", "programs of containers", _CONTAINER_PROGRAMS, case.container)
 
 

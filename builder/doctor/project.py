@@ -85,6 +85,13 @@ def _offline(case: Case, needed: Sequence[str]) -> Finding:
     return Finding("offline", "building offline", "ok", evidence)
 
 
+def open_pins(case: Case) -> Iterator[Finding]:
+    """Say what nobody has filled in: without it there is nothing to build."""
+    for pin in case.pipeline.open_pins:
+        evidence = f"{pin.file}:{pin.line} {pin.message}"
+        yield Finding("open-pin", "pins", "fail", evidence, pin.hint or "")
+
+
 def compatibility(case: Case) -> Iterator[Finding]:
     """Say what is wrong with the versions that the variant wants, and that the rest is right."""
     index = case.var / "index"

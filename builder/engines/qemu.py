@@ -47,7 +47,7 @@ class QemuEngine:
         # Beside the disk's folder: what the overlay stands on has the same name in both.
         output = machine.disk.parent.with_name(f"{machine.disk.parent.name}-packer")
         above = (machine.disk.parent / parent).resolve()
-        _require_no_comma(output)
+        require_no_comma(output)
         with scratch() as sockets, _removed(output):
             circumstance = {
                 "accelerator": self.accelerator,
@@ -104,7 +104,7 @@ def _removed(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _require_no_comma(folder: Path) -> None:
+def require_no_comma(folder: Path) -> None:
     """Packer puts the disk's path among QEMU's options as it is."""
     if "," in str(folder):
         raise HostError(

@@ -1,6 +1,7 @@
 """What a root stage starts from: packages, a cloud image, or an installer's ISO.
 
-Each source makes one bootable QCOW2 disk. It knows nothing of stages, keys or the store.
+Each source makes one bootable QCOW2 disk. It knows nothing of stages, keys or the store. An ISO is
+installed by :mod:`builder.installation`, which needs a VM and Packer; its parts are here.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder import disks
-from builder.errors import VaultbuildError
 from builder.sources import bootstrap, cloud_image
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def make_source(
     fetcher: Fetcher | None = None,
     offline: bool = False,
 ) -> IsoGot | None:
-    """Make the QCOW2 ``disk`` that the pipeline's root stage starts from.
+    """Make the QCOW2 ``disk`` that the pipeline's root stage starts from, if that is no ISO.
 
     ``identity`` names the content, ``apt_proxy`` is the package cache. Returns the image that it
     was made from, where there is one. Raises :class:`VaultbuildError` when what it needs cannot be
@@ -44,20 +44,15 @@ def make_source(
         )
         disks.import_raw(raw, disk)
         raw.unlink()
-    elif source.kind == "cloud_image":
-        image = _image(pipeline, fetcher, offline=offline)
-        cloud_image.make_disk(image.path, disk, size=size)
-        return image
-    else:
-        raise VaultbuildError(
-            "an ISO is installed in a VM, which this version renders and validates only",
-            hint="see it with: vaultbuild render source; or use a bootstrap or cloud_image source",
-        )
-    return None
+        return None
+    image = image_of(pipeline, fetcher, offline=offline)
+    cloud_image.make_disk(image.path, disk, size=size)
+    return image
 
 
-def _image(pipeline: Pipeline, fetcher: Fetcher | None, *, offline: bool) -> IsoGot:
-    # Late: only a cloud image has to be fetched, and every plan imports this package.
+def image_of(pipeline: Pipeline, fetcher: Fetcher | None, *, offline: bool) -> IsoGot:
+    """Return the cloud image or the ISO of a pipeline, fetched where it is not there."""
+    # Late: only these have to be fetched, and every plan imports this package.
     from builder.caches import isos
     from builder.caches.shelf import TTL
     from builder.fetch import Fetcher

@@ -137,10 +137,10 @@ class Vaultbuild:
         return self.var / "images" / key / "disk.qcow2"
 
 
-def finish(running: subprocess.Popen[str]) -> Ran:
+def finish(running: subprocess.Popen[str], patience: float = _PATIENCE) -> Ran:
     """Wait until a command ends; its output must not be waited for by anything it left behind."""
     try:
-        stdout, stderr = running.communicate(timeout=_PATIENCE)
+        stdout, stderr = running.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         os.killpg(running.pid, signal.SIGTERM)
         stdout, stderr = running.communicate(timeout=60)
@@ -183,7 +183,16 @@ def workshop(tmp_path_factory, require_root, require_program) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def cold(workshop) -> Iterator[tuple[Vaultbuild, Ran]]:
     """The trimmed project and its first build, from nothing; its caches stay up for the others."""
-    project = workshop / "trimmed"
+    vaultbuild = trimmed(workshop / "trimmed", workshop / "tmp")
+    vaultbuild("cache", "up")
+    try:
+        yield vaultbuild, vaultbuild("stage", "final", "--engine", "nspawn")
+    finally:
+        vaultbuild("cache", "down")
+
+
+def trimmed(project: Path, temporary: Path) -> Vaultbuild:
+    """Write the trimmed project to a folder."""
     shutil.copytree(TRIMMED, project, dirs_exist_ok=True)
     for name in SHARED:
         (project / name).parent.mkdir(parents=True, exist_ok=True)
@@ -191,12 +200,17 @@ def cold(workshop) -> Iterator[tuple[Vaultbuild, Ran]]:
             shutil.copytree(ROOT / name, project / name, dirs_exist_ok=True)
         else:
             shutil.copyfile(ROOT / name, project / name)
-    vaultbuild = Vaultbuild(project, workshop / "tmp")
-    vaultbuild("cache", "up")
-    try:
-        yield vaultbuild, vaultbuild("stage", "final", "--engine", "nspawn")
-    finally:
-        vaultbuild("cache", "down")
+    return Vaultbuild(project, temporary)
+
+
+@pytest.fixture(name="trimmed", scope="session")
+def _trimmed() -> Callable[[Path, Path], Vaultbuild]:
+    return trimmed
+
+
+@pytest.fixture(name="finish", scope="session")
+def _finish() -> Callable[..., Ran]:
+    return finish
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.pipeline import SEALING_VERSION
+from builder.pipeline import INSTALLATION_VERSION, SEALING_VERSION
 from builder.provision import PROVISIONING_VERSION
 from builder.sources.bootstrap import BOOTSTRAP_VERSION
 
@@ -28,6 +28,7 @@ MODULES = {
         SEALING_VERSION,
         ["builder/partitions.py", "builder/rawdisk.py", "builder/sealing.py"],
     ),
+    "INSTALLATION_VERSION": (INSTALLATION_VERSION, ["builder/sources/iso.py"]),
     "BOOTSTRAP_VERSION": (
         BOOTSTRAP_VERSION,
         [

@@ -81,6 +81,9 @@ def source(text):
     return f"{head}    source: {text}\n"
 
 
+ISO = "url: x, initrd: /initrd.gz"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -90,6 +93,10 @@ def source(text):
         ("{cloud_image: {sha256: abc, url: x}}", '8: variants.one.source.cloud_image.sha256: "abc" is no SHA-256 (64 hexadecimal digits, as sha256sum prints them)'),
         ("{cloud_image: {sha256: abc, url: s3://x}}", '8: variants.one.source.cloud_image.url: "s3://x" is no place to fetch from (write an http://, https:// or file:// URL, or a path)'),
         ("{cloud_image: {seed: {user: {}}, url: x}}", '8: variants.one.source.cloud_image.seed.user: is not a key that is known here (did you mean "user_data"?)'),
+        (f"{{iso: {{{ISO}, kernel: /a//b}}}}", '8: variants.one.source.iso.kernel: "/a//b" is no file of an ISO (write its path there: /casper/vmlinuz)'),
+        (f"{{iso: {{{ISO}, mirror: 'https://a.example/debian'}}}}", '8: variants.one.source.iso.mirror: "https://a.example/debian" is no archive that an installer reaches (write http://HOST/FOLDER: what is encrypted passes no cache)'),
+        (f"{{iso: {{{ISO}, timeout: 0m}}}}", '8: variants.one.source.iso.timeout: "0m" is no time (write it as 90m or 3h)'),
+        (f"{{iso: {{{ISO}, boot_command: [x]}}}}", "8: variants.one.source.iso.boot_command: is not a key that is known here"),
         ("{iso: {url: x, installer: preceed, answers: x}}", "8: variants.one.source.iso.installer: must be 'preseed' or 'autoinstall', not \"preceed\""),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from builder import doctor, ports, process
 from builder.digest import digest_document, digest_file
 from builder.doctor import Case, Host
 from builder.doctor import store as doctor_store
-from builder.errors import HostError
+from builder.errors import HostError, Problem
 from builder.pipeline import load_pipeline
 from builder.record import BuildRecord, DiskRecord
 from builder.store import DISK, Store
@@ -35,6 +35,7 @@ def pipeline(tmp_path):
         stages=(),
         resources=SimpleNamespace(memory_mib=4096, disk_bytes=1 << 20),
         caches=OWN,
+        open_pins=(),
     )
 
 
@@ -219,6 +220,15 @@ def test_a_fixed_port_that_is_taken_names_its_holder(pipeline, host, install):
     assert finding.level == "fail"
     assert f"port {port} is taken by" in finding.evidence
     assert f"(process {os.getpid()})" in finding.evidence
+
+
+def test_an_installation_needs_a_vm_whatever_the_engine(pipeline, host, install):
+    install("packer", "Packer v1.16.0")
+    assert found(pipeline, host, engine="nspawn")["packer"].level == "warn"
+    assert "installer" not in found(pipeline, host)
+    pipeline.source = SimpleNamespace(kind="iso", settings=cloud_image().settings)
+    assert found(pipeline, host, engine="nspawn")["packer"].level == "fail"
+    assert found(pipeline, host)["installer"].evidence.startswith("no xorriso")
 
 
 def test_only_the_caches_that_the_pipeline_needs_are_judged(pipeline, host, install):
@@ -418,3 +428,11 @@ def test_versions_that_do_are_said_to(driven, host, install):
     finding = found(driven("620.10-1", "H100"), host)["compat"]
     assert finding.level == "ok"
     assert "go together" in finding.evidence
+
+
+def test_a_pin_that_nobody_filled_in(pipeline, host):
+    pin = Problem(Path("stages/pipeline.yml"), "is not filled in", line=7, hint="type: make it")
+    pipeline.open_pins = (pin,)
+    finding = found(pipeline, host)["open-pin"]
+    assert (finding.level, finding.cure) == ("fail", "type: make it")
+    assert finding.evidence == "stages/pipeline.yml:7 is not filled in"

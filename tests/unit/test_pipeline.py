@@ -107,6 +107,26 @@ def test_a_variant_merges_variables_and_replaces_roles(project):
     assert [role.name for role in two.roles] == ["sealing"]
 
 
+def test_a_variant_has_hosts_and_a_disk_of_its_own(project):
+    own = "resources: {disk: 64G}\n    stages: {base: {hosts: [files.example]}}"
+    root = project({"stages/pipeline.yml": ("  two:", f"    {own}\n  two:")})
+    one, two = load_pipeline(root), load_pipeline(root, "two")
+    assert (one.stage("base").hosts, two.stage("base").hosts) == (("files.example",), ())
+    assert one.stage("final").hosts == ()
+    assert (one.resources.disk_bytes, two.resources.disk_bytes) == (64 * 2**30, 8 * 2**30)
+    assert one.stage("base").resources.disk_bytes == 64 * 2**30
+
+
+def test_no_host_is_not_the_stages_hosts(project):
+    text = "    stages: {base: {hosts: []}}\n  two:"
+    root = project({
+        "stages/pipeline.yml": ("  two:", text),
+        "stages/base/stage.yml": "hosts: [files.example]\n",
+    })  # fmt: skip
+    assert load_pipeline(root).stage("base").hosts == ()
+    assert load_pipeline(root, "two").stage("base").hosts == ("files.example",)
+
+
 def test_defaults_of_settings_are_filled_in(project):
     pipeline = load_pipeline(project())
     assert pipeline.source.settings == {
@@ -148,9 +168,15 @@ def test_a_checksum_is_the_same_in_capitals(project):
     assert load_pipeline(root).source.settings["sha256"] == DIGEST.lower()
 
 
+def iso(answers):
+    settings = f"sha256: {DIGEST}, installer: preseed, answers: {answers}"
+    return f"iso: {{url: x, {settings}, kernel: /linux, initrd: /initrd.gz}}"
+
+
 def test_an_installers_answers_are_a_file_of_the_root(project):
-    iso = f"iso: {{url: x, sha256: {DIGEST}, installer: preseed, answers: ./preseed.cfg}}"
-    root = project({"stages/pipeline.yml": (BOOTSTRAP, iso), "stages/base/preseed.cfg": ""})
+    root = project(
+        {"stages/pipeline.yml": (BOOTSTRAP, iso("./preseed.cfg")), "stages/base/preseed.cfg": ""}
+    )
     assert load_pipeline(root).source.paths == {"answers": Path("stages/base/preseed.cfg")}
     project({"stages/base/preseed.cfg": None})
     assert problems(root) == [
@@ -250,8 +276,9 @@ def test_a_kept_answer_needs_neither_yaml_nor_pydantic(project, cache):
     ],
 )
 def test_a_kept_answer_ends_with_any_change(project, cache, path, text, problem):
-    iso = f"iso: {{url: x, sha256: {DIGEST}, installer: preseed, answers: preseed.cfg}}"
-    root = project({"stages/pipeline.yml": (BOOTSTRAP, iso), "stages/base/preseed.cfg": ""})
+    root = project(
+        {"stages/pipeline.yml": (BOOTSTRAP, iso("preseed.cfg")), "stages/base/preseed.cfg": ""}
+    )
     load_pipeline(root, cache=cache)
     project({path: text})
     with pytest.raises(ProjectError, match=problem):
@@ -298,3 +325,61 @@ def test_a_project_can_be_moved_with_its_cache(project, tmp_path):
     moved = root.rename(tmp_path / "moved")
     assert load_pipeline(moved, cache=moved / "cache.json").project == moved
     assert (moved / "cache.json").read_bytes() == before
+
+
+# --- pins that are not filled in ------------------------------------------------------------------
+
+
+IMAGE = "cloud_image: {url: x, sha256: 'fill in: vaultbuild lock image'}"
+
+
+def test_an_open_pin_is_told_with_what_to_type(project):
+    pipeline = load_pipeline(project({"stages/pipeline.yml": (BOOTSTRAP, IMAGE)}))
+    with pytest.raises(ProjectError) as caught:
+        pipeline.require_filled()
+    assert [str(problem) for problem in caught.value.problems] == [
+        (
+            "stages/pipeline.yml:9: variants.one.source.cloud_image.sha256: is not filled in"
+            " (type: vaultbuild lock image)"
+        )
+    ]
+    assert "variant one" in caught.value.hint
+
+
+def test_an_open_pin_concerns_its_variant_alone(project):
+    root = project({"stages/pipeline.yml": (BOOTSTRAP, IMAGE)})
+    other = load_pipeline(root, "two")
+    other.require_filled()
+    assert other.open_pins == ()
+
+
+def test_an_open_pin_holds_the_place_of_any_value(project):
+    options = {"greeting_lock": "path", "greeting_size": "int", "greeting_names": "list"}
+    specs = {name: {"type": kind} for name, kind in options.items()}
+    given = {
+        "greeting_lock": "fill in: fetch it",
+        "greeting_size": "fill in: measure it",
+        "greeting_names": ["a", "fill in: ask for it"],
+    }
+    override = {"final": {"roles": [{"role": "greeting", "variables": given}]}}
+    root = project(
+        {
+            "stages/pipeline.yml": ("  two:", f"    stages: {json.dumps(override)}\n  two:"),
+            "ansible/roles/greeting/meta/argument_specs.yml": json.dumps(
+                {"argument_specs": {"main": {"options": specs}}}
+            ),
+            "stages/final/stage.yml": "parent: base\n",
+            "stages/base/stage.yml": "roles: []\n",
+        }
+    )
+    pipeline = load_pipeline(root)
+    hints = ["type: ask for it", "type: fetch it", "type: measure it"]
+    assert [problem.hint for problem in pipeline.open_pins] == hints
+    assert pipeline.stage("final").roles[0].paths == {}
+
+
+@pytest.mark.parametrize("text", ["fill in:", "fill in: ", "filled in: x"])
+def test_what_says_nothing_to_type_is_no_open_pin(project, text):
+    image = f"cloud_image: {{url: x, sha256: '{text}'}}"
+    root = project({"stages/pipeline.yml": (BOOTSTRAP, image)})
+    assert "is no SHA-256" in problems(root)[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder.digest import Facts, file_signature
+from builder.errors import ProjectError
 from builder.project import Project
 from builder.provision import choose_strategy
 
@@ -55,3 +56,16 @@ def test_what_was_remembered_of_fewer_tools_does_not_count(folder):
     facts.remember("libraries", file_signature(Path(libraries)), lambda: {"ansible-core": "2.0.0"})
     facts.save()
     assert tools(folder)["ansible-core"] == metadata.version("ansible-core")
+
+
+def test_a_variant_with_an_open_pin_has_no_keys_and_the_others_have(folder, project):
+    path = folder / "stages/pipeline.yml"
+    image = "cloud_image: {url: x, sha256: 'fill in: vaultbuild lock image'}"
+    bootstrap = "bootstrap: {suite: trixie, packages: [linux-image-amd64, python3=3.13.5-1]}"
+    project({"stages/pipeline.yml": path.read_text().replace(bootstrap, image, 1)})
+    with pytest.raises(ProjectError, match="sha256: is not filled in"):
+        Project(folder, variant="one", engine="nspawn").inputs("base")
+    other = Project(folder, variant="two", engine="nspawn")
+    assert other.inputs("base")[-1].key
+    # What is kept when the store is tidied is asked of all variants.
+    assert other.current() == other.current_of_variant() != {}

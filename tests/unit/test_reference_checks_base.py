@@ -15,7 +15,7 @@ KERNEL, VERSION = "6.12.117+deb13-cloud-amd64", "6.12.117-1"
 OTHER = "6.12.94+deb13-cloud-amd64"
 KEY = "/etc/ssh/ssh_host_ed25519_key"
 MASKED = ["sshd-keygen.service", "systemd-networkd-wait-online.service"]
-ENABLED = ["containerd.service", "docker.service", "ssh-host-key.service", "ssh.service"]
+ENABLED = ["ssh-host-key.service", "ssh.service"]
 ENABLED += [f"systemd-{name}.service" for name in ("networkd", "resolved", "timesyncd")]
 
 
@@ -26,28 +26,15 @@ def rendered(role, template):
     return jinja2.Template(text, trim_blocks=True).render(settings).splitlines()
 
 
-def docker():
-    """daemon.json as the role writes it: its settings, with the defaults filled in."""
-    role = ROLES / "container_runtime"
-    defaults = yaml.safe_load((role / "defaults/main.yml").read_text())
-    text = (role / "vars/main.yml").read_text()
-    filled = jinja2.Template(text.split("\n", 2)[2]).render(defaults)
-    return yaml.safe_load(filled)
-
-
 def answer():
     sshd = [line.lower() for line in rendered("ssh_baseline", "sshd.conf.j2") if line[:1] != "#"]
     # sshd -T has another name for it.
     sshd = [line.replace("prohibit-password", "without-password") for line in sshd]
-    containerd = (ROLES / "container_runtime/files/containerd.toml").read_text().splitlines()
     pinned = [f"linux-image-{KERNEL}", f"linux-headers-{KERNEL}"]
     machine = {
         "audit": "",
         "broken": "",
         "container": "none",
-        "containerd": [line.strip() for line in containerd if line[:1] != "#"],
-        "docker": docker(),
-        "docker_state": "active",
         "enabled": dict.fromkeys(ENABLED, "enabled") | dict.fromkeys(MASKED, "masked"),
         "failed": [],
         "fstab_swaps": [],
@@ -77,7 +64,7 @@ def told(**machine):
     return {MACHINE: machine}
 
 
-CONTAINER = {"container": "systemd-nspawn", "docker_state": "inactive", "release": "6.1.0-40-amd64"}
+CONTAINER = {"container": "systemd-nspawn", "release": "6.1.0-40-amd64"}
 # Case: (what is different, checks that are skipped).
 SOUND = {
     "as built": ({},),
@@ -90,8 +77,6 @@ SOUND = {
 
 PINNED = "test_kernel_packages_are_pinned_and_held"
 ALONE = "test_there_is_no_other_kernel"
-DOCKER = "test_docker_is_configured_for_gpus"
-CONTAINERD = "test_containerd_is_configured_for_gpus"
 NETWORK = "test_network_leaves_virtual_interfaces_alone"
 NO_FAILURE = "test_no_unit_failed"
 # sshd's words for what the baseline forbids or sets.
@@ -168,26 +153,6 @@ BROKEN = {
     "a unit failed in a container": (
         told(**CONTAINER, failed=["systemd-remount-fs.service", "ssh.service"]),
         NO_FAILURE,
-    ),
-    "docker did not start": (told(docker_state="failed"), "test_docker_runs_where_it_can"),
-    "docker was started in a container": (
-        told(**{**CONTAINER, "docker_state": "active"}),
-        "test_docker_runs_where_it_can",
-    ),
-    "docker without CDI": (told(docker={"features": {"cdi": False}}), DOCKER),
-    "docker with no features": (told(docker=("features", None)), DOCKER),
-    "docker limits locked memory": (
-        told(docker={"default-ulimits": {"memlock": {"Hard": 65536}}}),
-        DOCKER,
-    ),
-    "docker's logs grow for ever": (told(docker={"log-opts": {"max-size": ""}}), DOCKER),
-    "containerd without CDI": (
-        told(containerd=("enable_cdi = true", "enable_cdi = false")),
-        CONTAINERD,
-    ),
-    "containerd with control groups of its own": (
-        told(containerd=("SystemdCgroup = true", "SystemdCgroup = false")),
-        CONTAINERD,
     ),
     "another locale": (told(locale="LANG=de_DE.UTF-8"), "test_locale_and_time_zone"),
     "another time zone": (

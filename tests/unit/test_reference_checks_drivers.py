@@ -94,10 +94,15 @@ def answer():
         "nvidia_driver_version": VERSION,
         "nvidia_driver_flavour": "proprietary",
         "nvidia_persistenced_version": "550.163.01-1",
-        "cuda_runtime_version": TOOLKIT,
-        "cuda_runtime_packages": LIBRARIES,
+        **toolkit(TOOLKIT, LIBRARIES),
     }
-    return {"expected": expected, "machine.py": machine, "cuda.py": cuda}
+    uses = {"cuda_runtime": toolkit(TOOLKIT, LIBRARIES)}
+    return {"expected": expected, "uses": uses, "machine.py": machine, "cuda.py": cuda}
+
+
+def toolkit(version, packages):
+    """The variables of a use of the role cuda_runtime."""
+    return {"cuda_runtime_version": version, "cuda_runtime_packages": packages}
 
 
 def told(**machine):
@@ -106,6 +111,107 @@ def told(**machine):
 
 def cuda(**said):
     return {"cuda.py": said}
+
+
+def debian_12():
+    """What is different in the variant debian-12: everything that a version is in."""
+    kernel, version, cuda11 = "6.1.0-56-cloud-amd64", "535.309.01-0+deb12u1", "11.8.89~11.8.0-5"
+    driver = version.partition("-")[0]
+    libraries = ["libcudart11.0", "libnvrtc11.2", "libnvrtc-builtins11.8"]
+    pinned = {name: version for name in PACKAGES if PACKAGES[name] == VERSION}
+    pinned |= {"nvidia-persistenced": "535.171.04-1~deb12u1", **dict.fromkeys(libraries, cuda11)}
+    built = {
+        PROPRIETARY + part: module(PROPRIETARY, part, "NVIDIA")
+        | {
+            "filename": f"/lib/modules/{kernel}/updates/dkms/{PROPRIETARY}{part}.ko",
+            "version": driver,
+            "vermagic": f"{kernel} SMP preempt mod_unload modversions",
+        }
+        for part in PARTS
+    }
+    expected = {
+        "nvidia_driver_version": version,
+        "nvidia_persistenced_version": "535.171.04-1~deb12u1",
+        **toolkit(cuda11, libraries),
+    }
+    uses = {"cuda_runtime": toolkit(cuda11, libraries)}
+    machine = told(
+        dkms=[dkms(PROPRIETARY, driver, kernel)],
+        driver_packages=dict.fromkeys(DRIVER_PACKAGES, version),
+        firmware=[driver],
+        held=list(pinned),
+        kernel=kernel,
+        libcuda=[f"libcuda.so.{driver}"],
+        linked={"names": ["libnvrtc.so.11.2", "libcudart.so.11.0", "libcuda.so.1"]},
+        modules=built,
+        packages=(..., {**pinned, "libc6": "2.36-9"}),
+        **{"libnvidia-ml": [f"libnvidia-ml.so.{driver}"]},
+    )
+    said = cuda(driver={"version": 12020}, runtime={"version": 11080})
+    return {"expected": expected, "uses": uses, **machine, **said}
+
+
+def of_debian_12(**said):
+    """What CUDA's libraries say there."""
+    other = debian_12()
+    return {**other, "cuda.py": other["cuda.py"] | said}
+
+
+def ubuntu(series="580", version="580.105.08-0ubuntu1", flavour="open", **machine):
+    """What is different in the Ubuntu variants: the names of nearly everything."""
+    kernel, driver = "6.8.0-137-generic", version.partition("-")[0]
+    dkms_name = "nvidia-srv" if series.endswith("-server") else "nvidia"
+    ending = f"{series}-open" if flavour == "open" else series
+    packages = [f"{name}-{series}" for name in ("libnvidia-compute", "nvidia-utils")]
+    parts = [*packages, f"nvidia-dkms-{ending}", f"nvidia-kernel-source-{ending}"]
+    libraries = {"cuda-cudart-12-8": "12.8.90-1", "cuda-nvrtc-12-8": "12.8.93-1"}
+    libraries |= {"libcublas-12-8": "12.8.4.1-1"}
+    pinned = {**dict.fromkeys(parts, version), **libraries}
+    built = {
+        f"nvidia{part}": {
+            "filename": f"/lib/modules/{kernel}/updates/dkms/nvidia{part}.ko.zst",
+            "version": driver,
+            "vermagic": f"{kernel} SMP preempt mod_unload modversions",
+            "license": "Dual MIT/GPL" if flavour == "open" else "NVIDIA",
+            "signer": "",
+        }
+        for part in PARTS
+    }
+    found = told(
+        alternative="",
+        dkms=[f"{dkms_name}/{driver}, {kernel}, x86_64: installed"],
+        driver_packages=(..., dict.fromkeys(parts, version)),
+        firmware=[driver],
+        held=list(pinned),
+        kernel=kernel,
+        libcuda=[f"libcuda.so.{driver}"],
+        modprobe=[],
+        modules={each + part: NOTHING for each in (PROPRIETARY, OPEN) for part in PARTS} | built,
+        packages=(..., {**pinned, "libc6": "2.39-0ubuntu8"}),
+        **{"libnvidia-ml": [f"libnvidia-ml.so.{driver}"]},
+    )
+    said = cuda(
+        driver={"version": 13000 if series == "580" else 12040},
+        runtime={"version": 12080},
+        compiled={"120": {"status": 0, "elf": True, "named": True}},
+    )
+    return {
+        "expected": {
+            "nvidia_driver_version": version,
+            "nvidia_driver_series": series,
+            "nvidia_driver_flavour": flavour,
+            "nvidia_driver_packages": packages,
+            **toolkit("12.8.90-1", ["cuda-cudart-12-8"]),
+        },
+        "uses": {
+            "nvidia": {"nvidia_driver_series": series},
+            "cuda_runtime": toolkit("12.8.90-1", ["cuda-cudart-12-8"]),
+            "cuda_runtime:nvrtc": toolkit("12.8.93-1", ["cuda-nvrtc-12-8"]),
+            "cuda_runtime:cublas": toolkit("12.8.4.1-1", ["libcublas-12-8"]),
+        },
+        "machine.py": found["machine.py"] | machine,
+        **said,
+    }
 
 
 SLEEPING = {"enabled": "enabled", "state": "inactive"}
@@ -128,6 +234,9 @@ SOUND = {
     "with a GPU": (told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=0),),
     "with DCGM": (told(services={"nvidia-dcgm.service": SLEEPING}),),
     "no bus in a container": (cuda(init=999),),
+    "on Debian 12": (debian_12(),),
+    "on Ubuntu": (ubuntu(),),
+    "on Ubuntu, proprietary": (ubuntu(flavour="proprietary"),),
 }
 
 MODULE = "test_module_is_there_for_the_kernel_that_boots"
@@ -147,7 +256,7 @@ HELD = "test_packages_are_pinned_and_held"
 INITRAMFS = "test_nouveau_is_off_in_the_initramfs"
 PERSISTENCED = "test_persistenced_is_enabled_and_did_not_fail"
 RUNTIME = "test_runtime_is_not_newer_than_the_driver"
-SPEAKS = "test_driver_library_speaks_cuda_12_4"
+SPEAKS = "test_driver_library_speaks_the_cuda_of_its_branch"
 FINDS = "test_cuda_finds_the_gpu_if_there_is_one"
 
 
@@ -258,6 +367,31 @@ BROKEN = {
     "driver library of another CUDA": (cuda(driver={"version": 12020}), RUNTIME, SPEAKS),
     "driver library of a newer CUDA": (cuda(driver={"version": 12080}), SPEAKS),
     "driver library has an error": (cuda(driver={"status": 3, "version": 0}), RUNTIME, SPEAKS),
+    "a driver library for 550 with 535": (of_debian_12(driver={"version": 12040}), SPEAKS),
+    "CUDA 12 where 11.8 was asked for": (of_debian_12(runtime={"version": 12020}), RUNTIME),
+    "the libraries of CUDA 12 where 11.8 was asked for": (
+        debian_12() | told(**{**debian_12()["machine.py"], "linked": {"names": LINKED}}), LIBRARY,
+    ),
+    "Ubuntu's module is not there": (
+        ubuntu(modules={f"nvidia{part}": NOTHING for part in PARTS}),
+        *(f"{MODULE}[{part}]" for part in PARTS), FLAVOUR, MODPROBE,
+    ),
+    "Debian's links on Ubuntu": (ubuntu(alternative="/usr/lib/nvidia/current"), ALTERNATIVE),
+    "modprobe goes another way on Ubuntu": (ubuntu(modprobe=[loading(PROPRIETARY)]), MODPROBE),
+    "DKMS has the server's driver on Ubuntu": (
+        ubuntu(dkms=["nvidia-srv/580.105.08, 6.8.0-137-generic, x86_64: installed"]), DKMS,
+    ),
+    "NVRTC is not held on Ubuntu": (
+        ubuntu(held=[n for n in ubuntu()["machine.py"]["held"] if "nvrtc" not in n]), HELD,
+    ),
+    "a server's driver where the plain one was asked for": (
+        ubuntu() | {"expected": ubuntu()["expected"] | {"nvidia_driver_series": "580-server"}},
+        DKMS, ONE_VERSION, HELD,
+    ),
+    "a compiler that does not know Blackwell for CUDA 12.8": (
+        {**ubuntu(), "cuda.py": ubuntu()["cuda.py"] | {"compiled": {"120": {"status": 5}}}},
+        "test_nvrtc_knows_its_limits",
+    ),
     "runtime of a newer CUDA": (cuda(runtime={"version": 12080}), RUNTIME),
     "runtime has an error": (cuda(runtime={"status": 35}), RUNTIME),
     "CUDA does not see the GPU": (

@@ -57,6 +57,7 @@ def environments(venvs):
         "lock": each(lambda name: hashlib.sha256(LOCKS[name].encode()).hexdigest()),
         "manylinux": each(lambda name: {**dict.fromkeys(LOCKED[name]), "numpy": [2, 27]}),
         "owners": each(lambda _: [0]),
+        "python": each(lambda _: [3, 13]),
     }
 
 
@@ -113,15 +114,21 @@ def elsewhere():
     return {"expected": expected, "uses": uses, **told(**moved)}
 
 
+def of_python_311(**installed):
+    """An environment of Python 3.11, whose venv brings setuptools as well."""
+    return of(DEFAULT, python=[3, 11], installed=installed)
+
+
 # Case: (what is different,).
 SOUND = {
     "as built": ({},),
+    "on Python 3.11": (of_python_311(setuptools="66.1.1"),),
     "folders of its own": (elsewhere(),),
     "another model too": (told(files=(None, "tiny/other.onnx"), listed=(None, "tiny/other.onnx")),),
 }
 
 ENVIRONMENT = "test_environment_is_what_the_lock_lists"
-MORE = "test_environment_has_nothing_more_but_pip"
+MORE = "test_environment_has_nothing_more_but_what_venv_brings"
 LOCK = "test_environment_was_made_from_this_lock"
 COMPLETE = "test_dependencies_are_complete"
 BYTECODE = "test_bytecode_is_there_and_carries_no_time"
@@ -210,6 +217,15 @@ def cudas(**versions):
 BROKEN = {
     **in_one(DEFAULT),
     **in_one(TORCH),
+    "setuptools on Python 3.13": (
+        of(DEFAULT, installed={"setuptools": "66.1.1"}),
+        f"{MORE}[{DEFAULT}]",
+    ),
+    "Python 3.11 without setuptools": (of_python_311(), f"{MORE}[{DEFAULT}]"),
+    "a package more on Python 3.11": (
+        of_python_311(setuptools="66.1.1", wheel="0.45.1"),
+        f"{MORE}[{DEFAULT}]",
+    ),
     "cuBLAS of CUDA 12.9, as cuDNN alone would bring it": (
         cudas(nvidia_cublas_cu12="12.9.1.4"),
         f"{CUDA}[{TORCH}]",

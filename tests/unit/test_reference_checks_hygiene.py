@@ -43,8 +43,29 @@ def told(**machine):
     return {"leftovers.py": machine}
 
 
+UBUNTU_HELD = [*HELD_NAMES[:2], "libnvidia-compute-580", "nvidia-utils-580", "cuda-cudart-12-8"]
+UBUNTU_HELD += ["libcublas-12-8", "libcudnn9-cuda-12", "libnccl2", "datacenter-gpu-manager-4-core"]
+UBUNTU = {
+    "uses": {
+        "nvidia": {"nvidia_driver_series": "580"},
+        "cuda_runtime": {"cuda_runtime_packages": ["cuda-cudart-12-8"]},
+        "cuda_runtime:cublas": {"cuda_runtime_packages": ["libcublas-12-8"]},
+        "cudnn": {},
+        "nccl": {},
+        "dcgm": {},
+    },
+    **told(held=UBUNTU_HELD),
+}
+
+
+def without(role):
+    """Ubuntu, where one role is not in use and what it holds is held all the same."""
+    return {**UBUNTU, "uses": {key: use for key, use in UBUNTU["uses"].items() if key != role}}
+
+
 # Case: (what is different,).
 SOUND = {
+    "on Ubuntu": (UBUNTU,),
     "as sealed": ({},),
     "the GPUs were checked in this boot": (told(gpu_results={RESULTS: 1763650031.0}),),
     "the key came as a credential": (told(root_keys=[], ssh=[], journals=[], logs=[]),),
@@ -128,6 +149,18 @@ BROKEN = {
         for name in (f"linux-image-{KERNEL}", f"linux-headers-{KERNEL}", "libcuda1", "nvidia-smi")
     },
     "something else is held": (told(held=(None, "openssl")), HELD),
+    **{
+        f"Ubuntu holds what {role} would": (without(role), HELD)
+        for role in ("cuda_runtime", "cuda_runtime:cublas", "cudnn", "nccl", "dcgm")
+    },
+    "Ubuntu's driver is not held": (
+        {**UBUNTU, **told(held=[name for name in UBUNTU_HELD if "compute" not in name])},
+        HELD,
+    ),
+    "Ubuntu holds another series": (
+        {**UBUNTU, "uses": {"nvidia": {"nvidia_driver_series": "550"}}},
+        HELD,
+    ),
     "a removed package's configuration": (
         told(residues=["exim4-base"]),
         "test_no_package_is_half_removed",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder.digest import digest_file
-from builder.errors import StoreError, VaultbuildError
+from builder.errors import ProjectError, StoreError, VaultbuildError
 from builder.fetch.transient import PermanentError
 from builder.pipeline import load_pipeline
 from builder.project import Project
@@ -128,6 +128,16 @@ def test_everything_is_found_and_written_as_the_diff_says(find, pinned):
     assert load_pipeline(pinned, "two").source.settings["sha256"] == "1" * 64
     assert (pinned / "stages/final/requirements.lock").read_text() == "numpy==2.5.6\n"
     assert find().changes == [], "what is new is not newer"
+
+
+def test_a_checksum_that_nobody_filled_in_is_filled_in(find, pinned, project):
+    known = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    project({"stages/pipeline.yml": PIPELINE.replace(known, "fill in: vaultbuild lock image")})
+    with pytest.raises(ProjectError, match="is not filled in"):
+        load_pipeline(pinned, "two").require_filled()
+    relock.write(pinned, find("image"))
+    load_pipeline(pinned, "two").require_filled()
+    assert load_pipeline(pinned, "two").source.settings["sha256"] == "1" * 64
 
 
 def test_a_diff_can_be_applied(find, pinned, require_program):

@@ -10,7 +10,14 @@ import pytest
 
 from builder import hcl
 from builder.errors import ProjectError
-from builder.template import NEUTRAL, TemplateContext, describe, neutral, render
+from builder.template import (
+    NEUTRAL,
+    TemplateContext,
+    describe,
+    describe_installer,
+    neutral,
+    render,
+)
 
 PACKER = Path(__file__).parents[2] / "packer"
 HERE = replace(
@@ -27,11 +34,8 @@ HERE = replace(
     forwards={3142: "127.0.0.1:41001", 3141: "127.0.0.1:41002"},
 )
 STAGE = TemplateContext(line="1.6", engine="qemu", stage="base", circumstance=HERE)
-ISO = {
-    "sha256": "0" * 64,
-    "installer": "preseed",
-    "boot_command": ["<esc>auto url={answers}<enter>"],
-}
+ISO = {"sha256": "0" * 64, "installer": "preseed", "cmdline": "priority=critical console=ttyS0"}
+INSTALLING = STAGE.installing(ISO)
 BUILD = """\
 source "null" "base" { communicator = "none" }
 build {
@@ -192,17 +196,35 @@ def test_a_seed_for_cloud_init():
     assert vm["shutdown_command"] == '"sudo systemctl poweroff"'
 
 
-@pytest.mark.parametrize(
-    ("installer", "url"), [("preseed", "http://10.0.2.101/preseed.cfg"), ("autoinstall", "http://10.0.2.101/")]
-)  # fmt: skip
-def test_an_unattended_installation(installer, url):
-    text = shipped(replace(STAGE, iso={**ISO, "installer": installer}), "iso")
-    vm = source(text, "qemu")
-    assert vm["boot_command"] == [f'"<esc>auto url={url}<enter>"']
-    assert "guestfwd=tcp:10.0.2.101:80-cmd:socat - TCP:127.0.0.1:{{ .HTTPPort }}" in text
-    # The boot command is typed through VNC.
-    assert '"-vnc"' not in [name for name, _ in vm["qemuargs"]]
-    assert "disable_vnc" not in vm
+def test_an_unattended_installation():
+    vm = source(shipped(INSTALLING, "iso"), "qemu")
+    arguments = {name.strip('"'): value.strip('"') for name, value in vm["qemuargs"]}
+    assert vm["iso_url"] == '"/vaultbuild/installer.iso"'
+    assert arguments["-kernel"] == "/vaultbuild/kernel"
+    assert arguments["-initrd"] == "/vaultbuild/initrd"
+    assert arguments["-append"] == "priority=critical console=ttyS0"
+    assert "-no-reboot" in arguments, "the kernel of the ISO would begin anew"
+    assert vm["communicator"] == '"none"'
+    assert not [name for name in vm if name.startswith(("ssh_", "cd_", "boot_command", "http_"))]
+
+
+def test_an_installer_reaches_the_caches_and_nobody_reaches_it():
+    (netdev,) = (
+        v for n, v in source(shipped(INSTALLING, "iso"), "qemu")["qemuargs"] if "netdev" in n
+    )
+    assert netdev.strip('"') == (
+        "user,id=user.0,restrict=on"
+        ",guestfwd=tcp:10.0.2.100:3141-cmd:socat - TCP:127.0.0.1:41002"
+        ",guestfwd=tcp:10.0.2.100:3142-cmd:socat - TCP:127.0.0.1:41001"
+    )
+
+
+def test_autoinstall_finds_its_answers_on_a_disk():
+    here = replace(HERE, seed_files=[Path("/run/user-data"), Path("/run/meta-data")])
+    context = replace(STAGE, circumstance=here).installing({**ISO, "installer": "autoinstall"})
+    vm = source(shipped(context, "iso"), "qemu")
+    assert vm["cd_label"] == '"cidata"'
+    assert vm["cd_files"] == ['"/run/user-data"', '"/run/meta-data"']
 
 
 def test_a_vm_without_the_size_of_its_disk_is_refused():
@@ -212,10 +234,16 @@ def test_a_vm_without_the_size_of_its_disk_is_refused():
 
 @pytest.mark.parametrize("line", ["1.6", ">=1.7"])
 @pytest.mark.parametrize("engine", ["qemu", "nspawn"])
-@pytest.mark.parametrize("name", ["stage", "iso"])
-def test_they_read_back(line, engine, name):
-    context = replace(STAGE, line=line, engine=engine, iso=ISO if name == "iso" else {})
-    assert hcl.read_back(shipped(context, name), Path(name))["build"]
+def test_they_read_back(line, engine):
+    context = replace(STAGE, line=line, engine=engine)
+    assert hcl.read_back(shipped(context), Path("stage"))["build"]
+
+
+@pytest.mark.parametrize("line", ["1.6", ">=1.7"])
+def test_an_installation_calls_nobody_back(line):
+    document = hcl2.loads(shipped(replace(INSTALLING, line=line), "iso"))
+    assert document["build"][0]["sources"] == ['"source.qemu.base"']
+    assert "provisioner" not in document["build"][0]
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -251,7 +279,22 @@ def test_what_the_image_depends_on_is_in_the_key(change):
 
 def test_the_projects_own_templates_name_no_files():
     assert described(STAGE).files == ()
-    assert described(replace(STAGE, iso=ISO), "iso").files == ()
+
+
+def test_an_installation_depends_on_no_circumstance_and_on_no_line_of_packer():
+    same = [
+        replace(INSTALLING, circumstance=replace(HERE, cpus=64, forwards={}, accelerator="kvm")),
+        replace(INSTALLING, line=">=1.7"),
+        replace(STAGE, engine="nspawn", network="open", variables={"a": 1}).installing(ISO),
+    ]
+    digests = {describe_installer(PACKER, context) for context in same}
+    assert digests == {describe_installer(PACKER, INSTALLING)}
+
+
+@pytest.mark.parametrize("change", [{"cmdline": "quiet"}, {"installer": "autoinstall"}])
+def test_an_installation_depends_on_what_it_is_told(change):
+    other = describe_installer(PACKER, STAGE.installing({**ISO, **change}))
+    assert other != describe_installer(PACKER, INSTALLING)
 
 
 # --- reading back ---------------------------------------------------------------------------------

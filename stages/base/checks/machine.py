@@ -11,8 +11,6 @@ import subprocess
 from pathlib import Path
 
 UNITS = (
-    "containerd.service",
-    "docker.service",
     "ssh-host-key.service",
     "ssh.service",
     "sshd-keygen.service",
@@ -69,13 +67,6 @@ ASKED = {
     "audit": lambda: complaints("dpkg", "--audit"),
     "broken": lambda: complaints(*CHECK),
     "container": lambda: say("systemd-detect-virt", "--container"),
-    "containerd": lambda: [
-        line.strip() for line in say("containerd", "config", "dump").splitlines()
-    ],
-    "docker": lambda: json.loads(read("/etc/docker/daemon.json")),
-    "docker_state": lambda: say(
-        "systemctl", "show", "--value", "-p", "ActiveState", "docker.service"
-    ),
     "enabled": lambda: {unit: say("systemctl", "is-enabled", unit) for unit in UNITS},
     "failed": lambda: [line.split()[0] for line in sure(*FAILED).splitlines()],
     "fstab_swaps": lambda: [

@@ -1,7 +1,11 @@
-"""What a program that uses CUDA would do first, with the real libraries and no GPU; prints JSON."""
+"""What a program that uses CUDA would do first, with the real libraries and no GPU; prints JSON.
+
+Arguments: the runtime's library and the compiler's, as the loader knows them.
+"""
 
 import ctypes
 import json
+import sys
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 120)
 SOURCE = b'extern "C" __global__ void scale(float *x, float by) { x[threadIdx.x] *= by; }'
@@ -32,8 +36,7 @@ def compiled(nvrtc, architecture):
 
 
 cuda = ctypes.CDLL("libcuda.so.1")
-cudart = ctypes.CDLL("libcudart.so.12")
-nvrtc = ctypes.CDLL("libnvrtc.so.12")
+cudart, nvrtc = map(ctypes.CDLL, sys.argv[1:])
 said = {
     "driver": version(cuda, "cuDriverGetVersion"),
     "init": cuda.cuInit(0),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 MODULES = [
     f"{name}{part}"
-    for name in ("nvidia-current", "nvidia-current-open")
+    for name in ("nvidia", "nvidia-current", "nvidia-current-open")
     for part in ("", "-uvm", "-modeset", "-drm", "-peermem")
 ]
 FIELDS = ("filename", "version", "vermagic", "license", "signer")
@@ -170,9 +170,10 @@ def nouveau_loads():
 
 
 def alternative():
-    """The flavour that links, libraries and modprobe's configuration are of."""
+    """The flavour that links, libraries and modprobe's configuration are of; Ubuntu has none."""
     said = say("update-alternatives", "--query", "nvidia")
-    return re.search(r"^Value: (.*)$", said, re.MULTILINE).group(1)
+    found = re.search(r"^Value: (.*)$", said, re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 def state(unit):

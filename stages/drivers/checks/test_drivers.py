@@ -4,7 +4,9 @@ None of it needs a GPU. Where one is present, the driver must see it.
 """
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,13 +17,23 @@ ALTERNATIVES = {"proprietary": "/usr/lib/nvidia/current", "open": "/usr/lib/nvid
 LICENCES = {"proprietary": "NVIDIA", "open": "Dual MIT/GPL"}
 PARTS = ("", "-uvm", "-modeset", "-drm", "-peermem")
 PERSISTENCED = "nvidia-persistenced.service"
-# CUDA 12.4, as its libraries write it.
-CUDA_12_4 = {"status": 0, "version": 12040}
+# The CUDA of each branch of the driver, and no other, as its libraries write it: 12.4 is 12040.
+CUDA_OF_BRANCH = {
+    "525": 12000,
+    "535": 12020,
+    "550": 12040,
+    "570": 12080,
+    "580": 13000,
+    "595": 13020,
+}
+# The first CUDA with code for it.
+BLACKWELL = 12080
 
 
-def ask(host, program):
+def ask(host, program, *arguments):
     """Run a program in the guest; return what it says."""
-    done = host.run("python3 -c %s", (HERE / program).read_text())
+    words = " ".join(["%s"] * len(arguments))
+    done = host.run(f"python3 -c %s {words}", (HERE / program).read_text(), *arguments)
     if done.rc:
         pytest.fail(f"{program} gave no answer:\n{done.stderr}", pytrace=False)
     return json.loads(done.stdout)
@@ -33,10 +45,43 @@ def machine(host):
     return ask(host, "machine.py")
 
 
+def library_of(package):
+    """A library's name, and how the loader calls it, from the name of its package."""
+    # NVIDIA's: cuda-nvrtc-12-8. Debian calls it by what the loader calls it: libnvrtc11.2.
+    if found := re.fullmatch("cuda-([a-z]+)-([0-9]+)-[0-9]+", package):
+        return f"lib{found[1]}", f"lib{found[1]}.so.{found[2]}"
+    library, version = re.fullmatch("(.*?)-?([0-9.]+|[0-9]+-[0-9]+)", package).groups()
+    return library, f"{library}.so.{version}"
+
+
 @pytest.fixture(scope="module")
-def cuda(host):
+def cuda_packages(uses):
+    """The packages of CUDA with their versions, of all uses of the role."""
+    return {
+        name: use["cuda_runtime_version"]
+        for use in uses("cuda_runtime")
+        for name in use["cuda_runtime_packages"]
+    }
+
+
+@pytest.fixture(scope="module")
+def libraries(cuda_packages):
+    """CUDA's runtime and its compiler, as the loader knows them."""
+    found = dict(map(library_of, cuda_packages))
+    return [found["libcudart"], found["libnvrtc"]]
+
+
+@pytest.fixture(scope="module")
+def cuda(host, libraries):
     """What CUDA's libraries say."""
-    return ask(host, "cuda.py")
+    return ask(host, "cuda.py", *libraries)
+
+
+@pytest.fixture(scope="module")
+def toolkit(expected):
+    """The CUDA that was asked for, as its libraries write it."""
+    major, minor = expected["cuda_runtime_version"].split(".")[:2]
+    return int(major) * 1000 + int(minor) * 10
 
 
 @pytest.fixture(scope="module")
@@ -51,39 +96,75 @@ def flavour(expected):
     return expected.get("nvidia_driver_flavour", "proprietary")
 
 
+def in_debian(expected, flavour):
+    """How the role nvidia_driver knows the driver."""
+    parts = [PACKAGES[flavour], "firmware-nvidia-gsp", "libcuda1", "libnvidia-ml1", "nvidia-smi"]
+    return SimpleNamespace(
+        module=MODULES[flavour],
+        dkms=MODULES[flavour],
+        alternative=ALTERNATIVES[flavour],
+        loads_itself=[],
+        least={"firmware-nvidia-gsp", "libcuda1"},
+        pinned=dict.fromkeys(parts, expected["nvidia_driver_version"])
+        | {"nvidia-persistenced": expected["nvidia_persistenced_version"]},
+    )
+
+
+def in_ubuntu(expected, flavour):
+    """How the role nvidia knows it: one name for the modules of both flavours."""
+    series = expected["nvidia_driver_series"]
+    ending = f"{series}-open" if flavour == "open" else series
+    parts = [f"nvidia-dkms-{ending}", f"nvidia-kernel-source-{ending}"]
+    parts += expected["nvidia_driver_packages"]
+    return SimpleNamespace(
+        module="nvidia",
+        dkms="nvidia-srv" if series.endswith("-server") else "nvidia",
+        alternative="",
+        loads_itself=["nvidia"],
+        least={f"libnvidia-compute-{series}"},
+        pinned=dict.fromkeys(parts, expected["nvidia_driver_version"]),
+    )
+
+
+@pytest.fixture(scope="module")
+def driver(uses, expected, flavour):
+    """What the driver's module and packages are called."""
+    return (in_ubuntu if uses("nvidia") else in_debian)(expected, flavour)
+
+
 @pytest.mark.parametrize("part", PARTS)
-def test_module_is_there_for_the_kernel_that_boots(machine, version, flavour, part):
-    module = machine["modules"][MODULES[flavour] + part]
+def test_module_is_there_for_the_kernel_that_boots(machine, version, driver, part):
+    module = machine["modules"][driver.module + part]
     assert module["filename"].startswith(f"/lib/modules/{machine['kernel']}/")
     assert module["version"] == version
     assert module["vermagic"].split()[0] == machine["kernel"]
 
 
-def test_module_is_of_the_flavour_asked_for(machine, flavour):
-    assert machine["modules"][MODULES[flavour]]["license"] == LICENCES[flavour]
+def test_module_is_of_the_flavour_asked_for(machine, driver, flavour):
+    assert machine["modules"][driver.module]["license"] == LICENCES[flavour]
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_module_is_not_signed(machine, flavour, part):
+def test_module_is_not_signed(machine, driver, part):
     # DKMS would have made the key that signs it, and left it in the image.
-    assert machine["modules"][MODULES[flavour] + part]["signer"] == ""
+    assert machine["modules"][driver.module + part]["signer"] == ""
 
 
-def test_dkms_has_nothing_but_that_module(machine, version, flavour):
-    wanted = f"{MODULES[flavour]}/{version}, {machine['kernel']}, x86_64: installed"
+def test_dkms_has_nothing_but_that_module(machine, version, driver):
+    wanted = f"{driver.dkms}/{version}, {machine['kernel']}, x86_64: installed"
     assert machine["dkms"] == [wanted]
 
 
-def test_modprobe_would_load_a_module_that_exists(machine):
-    # install nvidia modprobe -i nvidia-current $CMDLINE_OPTS
-    targets = [line.split()[4] for line in machine["modprobe"]]
+def test_modprobe_would_load_a_module_that_exists(machine, driver):
+    # Debian: install nvidia modprobe -i nvidia-current $CMDLINE_OPTS
+    targets = [line.split()[4] for line in machine["modprobe"]] or driver.loads_itself
     assert targets, "modprobe does not know how to load nvidia"
     assert [name for name in targets if not machine["modules"][name]["filename"]] == []
 
 
-def test_alternatives_are_of_the_flavour_asked_for(machine, flavour):
+def test_alternatives_are_of_the_flavour_asked_for(machine, driver):
     # A flavour that was replaced by the other may leave its links behind, with the higher priority.
-    assert machine["alternative"] == ALTERNATIVES[flavour]
+    assert machine["alternative"] == driver.alternative
 
 
 def test_driver_is_loaded_for_a_gpu_and_only_then(machine):
@@ -98,9 +179,9 @@ def test_all_parts_are_of_one_version(machine, version):
     assert machine["firmware_files"] == ["gsp_ga10x.bin", "gsp_tu10x.bin"]
 
 
-def test_every_package_of_the_driver_is_of_one_version(machine, expected):
+def test_every_package_of_the_driver_is_of_one_version(machine, driver, expected):
     found = machine["driver_packages"]
-    assert {"firmware-nvidia-gsp", "libcuda1"} - found.keys() == set()
+    assert driver.least - found.keys() == set()
     assert set(found.values()) == {expected["nvidia_driver_version"]}
 
 
@@ -110,13 +191,8 @@ def test_an_upgrade_leaves_what_is_pinned_alone(machine):
     assert "base-files" in machine["upgraded"], "the upgrade would touch nothing at all"
 
 
-def test_packages_are_pinned_and_held(machine, expected, flavour):
-    parts = [PACKAGES[flavour], "firmware-nvidia-gsp", "libcuda1", "libnvidia-ml1", "nvidia-smi"]
-    pinned = {
-        **dict.fromkeys(parts, expected["nvidia_driver_version"]),
-        **dict.fromkeys(expected["cuda_runtime_packages"], expected["cuda_runtime_version"]),
-        "nvidia-persistenced": expected["nvidia_persistenced_version"],
-    }
+def test_packages_are_pinned_and_held(machine, driver, cuda_packages):
+    pinned = {**driver.pinned, **cuda_packages}
     assert {name: machine["packages"].get(name) for name in pinned} == pinned
     assert pinned.keys() - set(machine["held"]) == set()
 
@@ -155,9 +231,9 @@ def test_services_of_gpus_are_enabled_and_did_not_fail(machine):
     assert wrong == {}
 
 
-def test_libraries_find_what_they_need(machine):
+def test_libraries_find_what_they_need(machine, libraries):
     linked = machine["linked"]
-    assert {"libcuda.so.1", "libcudart.so.12", "libnvrtc.so.12"} - set(linked["names"]) == set()
+    assert {"libcuda.so.1", *libraries} - set(linked["names"]) == set()
     assert linked["lacking"] == {}
     assert linked["unread"] == []
 
@@ -166,12 +242,12 @@ def test_libcuda_is_known_once(machine):
     assert machine["linked"]["names"].count("libcuda.so.1") == 1
 
 
-def test_driver_library_speaks_cuda_12_4(cuda):
-    assert cuda["driver"] == CUDA_12_4
+def test_driver_library_speaks_the_cuda_of_its_branch(cuda, version):
+    assert cuda["driver"] == {"status": 0, "version": CUDA_OF_BRANCH[version.split(".")[0]]}
 
 
-def test_runtime_is_not_newer_than_the_driver(cuda):
-    assert cuda["runtime"] == CUDA_12_4
+def test_runtime_is_not_newer_than_the_driver(cuda, toolkit):
+    assert cuda["runtime"] == {"status": 0, "version": toolkit}
     assert cuda["runtime"]["version"] <= cuda["driver"]["version"]
 
 
@@ -185,6 +261,6 @@ def test_nvrtc_compiles_for(cuda, architecture):
     assert cuda["compiled"][str(architecture)] == {"status": 0, "elf": True, "named": True}
 
 
-def test_nvrtc_knows_its_limits(cuda):
-    # Blackwell came with CUDA 12.8: a compiler that knows it is not the one that was asked for.
-    assert cuda["compiled"]["120"]["status"] != 0
+def test_nvrtc_knows_its_limits(cuda, toolkit):
+    # Blackwell came with CUDA 12.8: an older compiler that knows it is not the one asked for.
+    assert (cuda["compiled"]["120"]["status"] == 0) == (toolkit >= BLACKWELL)

@@ -24,6 +24,8 @@ LOCAL = r"://([^/\s]*@)?(localhost|127\.|169\.254\.|10\.0\.2\.|\[::1\])"
 # What the clocks of files and of processes may differ by, in seconds.
 GRAIN = 0.05
 HELD = "(linux|firmware-nvidia|nvidia|libnvidia|libcuda|libcudart|libnvrtc)[^ ]*"
+# What other roles hold, where they are in use.
+HELD_BY = {"cudnn": "libcudnn9", "nccl": "libnccl2", "dcgm": "datacenter-gpu-manager"}
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +126,21 @@ def test_cloud_init_has_no_memory(machine):
     assert machine["cloud_init"] == []
 
 
-def test_kernel_and_driver_are_held_and_nothing_else(machine, expected):
+def driver_packages(uses):
+    """Packages of the driver that are held: Ubuntu's and NVIDIA's names end in the series."""
+    series = [use["nvidia_driver_series"] for use in uses("nvidia")]
+    ubuntu = {f"{name}-{each}" for name in ("libnvidia-compute", "nvidia-utils") for each in series}
+    return ubuntu or {"libcuda1", "nvidia-smi"}
+
+
+def test_kernel_and_driver_are_held_and_nothing_else(machine, expected, uses):
     release = expected["kernel_pin_release"]
-    least = {f"linux-image-{release}", f"linux-headers-{release}", "libcuda1", "nvidia-smi"}
+    least = {f"linux-image-{release}", f"linux-headers-{release}", *driver_packages(uses)}
     assert least - set(machine["held"]) == set()
-    assert [name for name in machine["held"] if not re.fullmatch(HELD, name)] == []
+    cuda = {name for use in uses("cuda_runtime") for name in use["cuda_runtime_packages"]}
+    beginnings = tuple(beginning for role, beginning in HELD_BY.items() if uses(role))
+    others = [name for name in machine["held"] if not re.fullmatch(HELD, name)]
+    assert [name for name in others if name not in cuda and not name.startswith(beginnings)] == []
 
 
 def test_no_package_is_half_removed(machine):

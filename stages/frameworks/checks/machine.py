@@ -30,6 +30,12 @@ def pip(venv, *words):
     return run(f"{venv}/bin/python", *PIP, *words)
 
 
+def python(venv):
+    """The version of an environment's interpreter, as numbers."""
+    said = run(f"{venv}/bin/python", "-c", "import sys; print(*sys.version_info[:2])")
+    return [int(number) for number in said["output"].split()]
+
+
 def compiled(venv):
     return sorted(venv.glob("lib/**/*.pyc"))
 
@@ -92,6 +98,7 @@ ASKED = {
     "manylinux": each(lambda v: {name: manylinux(one) for name, one in packages(v).items()}),
     "model_owners": lambda: sorted({path.lstat().st_uid for path in (MODELS, *MODELS.rglob("*"))}),
     "owners": each(lambda venv: sorted({path.lstat().st_uid for path in venv.rglob("*")})),
+    "python": each(python),
     "writable": lambda: [str(path) for path in files() if path.stat().st_mode & 0o222],
 }
 

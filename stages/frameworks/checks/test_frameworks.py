@@ -19,6 +19,9 @@ OF_CUDA = re.compile(
     r"nvidia-(cublas|cuda-cupti|cuda-nvrtc|cuda-runtime|nvjitlink|nvtx)(-cu[0-9]+)?"
 )
 
+# The first Python whose venv brings no setuptools.
+SETUPTOOLS_LEFT = [3, 12]
+
 each_environment = pytest.mark.each_use("python_frameworks")
 
 
@@ -94,8 +97,9 @@ def test_environment_is_what_the_lock_lists(environment, locked):
 
 
 @each_environment
-def test_environment_has_nothing_more_but_pip(environment, locked):
-    assert environment["installed"].keys() - locked.keys() == {"pip"}
+def test_environment_has_nothing_more_but_what_venv_brings(environment, locked):
+    brought = {"pip"} if environment["python"] >= SETUPTOOLS_LEFT else {"pip", "setuptools"}
+    assert environment["installed"].keys() - locked.keys() == brought
 
 
 @each_environment

@@ -1,0 +1,87 @@
+"""The variants of the reference pipeline, as far as nothing has to be built to know it."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from builder.caches.wheels import target_of
+from builder.compat import rules
+from builder.compat.finding import accepting, worst
+from builder.compat.stack import planned
+from builder.compat.table import read_table
+from builder.compat.versions import major
+from builder.memo import Tree
+from builder.needs import needs_of
+from builder.pipeline import load_pipeline
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("base", "drivers", "frameworks", "final")
+MONTH = "2026-11"
+# Variant: the worst that is found of what it wants.
+FOUND = {"debian-13": "warn", "debian-13-torch": "warn", "debian-12": "note"}
+
+
+@pytest.fixture(scope="module")
+def table():
+    found = read_table(Tree(ROOT))
+    assert found is not None
+    return found
+
+
+@pytest.fixture(params=FOUND)
+def pipeline(request):
+    return load_pipeline(ROOT, request.param)
+
+
+def test_what_a_variant_wants_goes_together(pipeline, table):
+    found = rules.judge(planned(pipeline, STAGES, table), table, MONTH)
+    assert worst(accepting(found, pipeline.accept)) == FOUND[pipeline.variant]
+
+
+def test_a_branch_that_ended_is_accepted_knowingly(table):
+    pipeline = load_pipeline(ROOT, "debian-12")
+    found = rules.judge(planned(pipeline, STAGES, table), table, MONTH)
+    assert [each.rule for each in found if each.level == "warn"] == list(pipeline.accept)
+
+
+def test_the_kernel_is_one_in_its_three_places(pipeline):
+    variables = pipeline.variables_of("base")
+    names = [f"linux-{part}-{variables['kernel_pin_release']}" for part in ("image", "headers")]
+    settings = pipeline.source.settings
+    assert [name for name in settings["packages"] if name.startswith("linux-")] == [
+        f"{name}={variables['kernel_pin_version']}" for name in names
+    ]
+    assert settings["hold"] == names
+
+
+def test_locks_are_made_for_the_python_of_the_suite(pipeline):
+    target = target_of(None, pipeline.source.settings["suite"])
+    texts = [(ROOT / need.path).read_text() for need in needs_of(pipeline).wheels]
+    header = re.compile(r"^# Made by: .*--python-version ([0-9.]+)", re.MULTILINE)
+    assert [header.findall(text) for text in texts] == [[target.python]] * len(texts)
+    assert texts
+
+
+def test_what_a_machine_is_compared_with_are_the_pins(pipeline):
+    variables = pipeline.variables_of("final")
+    assert variables["first_boot_gpu_check_expected"] == {
+        "driver_version": variables["nvidia_driver_version"].partition("-")[0],
+        "cuda_version": ".".join(variables["cuda_runtime_version"].split(".")[:2]),
+    }
+
+
+def test_checks_know_the_cuda_of_each_branch(table):
+    checks = runpy.run_path(str(ROOT / "stages/drivers/checks/test_drivers.py"))
+    branches = {}
+    for cuda, row in table.cuda.items():
+        numbers = [int(number) for number in cuda.split(".")]
+        branches.setdefault(str(major(row.driver)), []).append(numbers)
+    newest = {branch: max(found) for branch, found in branches.items()}
+    known = checks["CUDA_OF_BRANCH"]
+    assert {
+        branch: 1000 * a + 10 * b for branch, (a, b) in newest.items() if branch in known
+    } == known
