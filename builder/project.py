@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from builder.engines import Engine
     from builder.network import NetworkLock
     from builder.pipeline import Pipeline, Stage
-    from builder.plan import Plan, Reason
+    from builder.plan import Plan
+    from builder.reasons import Reason
     from builder.store import Image
     from builder.template import Described, TemplateContext
     from builder.verify import Verdict

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from builder.estimate import Countdown, Estimate, Expected, Slow
     from builder.events import Event
     from builder.live import LiveLine
-    from builder.plan import Plan, Reason, Step
+    from builder.plan import Plan, Step
+    from builder.reasons import Reason
     from builder.record import BuildRecord
     from builder.store import Image
     from builder.verify import Verdict

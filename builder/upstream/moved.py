@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from builder.plan import Reason
+from builder.reasons import Reason
 from builder.upstream import archive
 
 if TYPE_CHECKING:

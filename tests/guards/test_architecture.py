@@ -16,7 +16,7 @@ LAYERS = """
     patience config template store disks caches monitor outcome
     rawdisk
     settings packer engines holdings sealing
-    resolve ssh kvm prune
+    reasons resolve ssh kvm prune
     pipeline provision
     checkpoints
     inputs sources guest needs gateway

@@ -12,7 +12,8 @@ from builder.estimate import (
     slow_parts,
 )
 from builder.history import Part, Usual
-from builder.plan import Plan, Reason, RoleStep, Step
+from builder.plan import Plan, RoleStep, Step
+from builder.reasons import Reason
 
 KEY = "0123456789abcdef" * 4
 WHY = (Reason("never-built", "base"),)

@@ -12,7 +12,7 @@ from builder.errors import HostError
 from builder.inputs import Template, Toolset, lineage_inputs
 from builder.installation import _follow, last_line
 from builder.pipeline import load_pipeline
-from builder.plan import _source_differences
+from builder.reasons import _source_differences
 from builder.sources import iso
 
 REFERENCE = Path(__file__).parents[1] / "e2e/project/stages/base/preseed.cfg"

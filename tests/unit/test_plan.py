@@ -8,7 +8,8 @@ import pytest
 
 from builder.digest import digest_document
 from builder.inputs import StageInputs
-from builder.plan import Plan, Reason, explain, make_plan
+from builder.plan import Plan, explain, make_plan
+from builder.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -307,12 +308,10 @@ def source(**settings: Any) -> list[Any]:
          ("tool", "packer", "1.6.6", "1.14.2"), "packer 1.6.6 → 1.14.2"),
         (replaced(BASE, 1, tools={"packer": "1.6.6", "community.general": "9.1.0"}),
          ("tool", "community.general", None, "9.1.0"), "community.general 9.1.0 added"),
-        (replaced(BASE, 1, schema=2),
-         ("tool", "key schema", 1, 2), "key schema 1 → 2"),
+        (replaced(BASE, 1, schema=2), ("tool", "key schema", 1, 2), "key schema 1 → 2"),
         (replaced(BASE, 1, files={"ansible/ansible.cfg": "file:aa"}),
          ("file", "ansible/ansible.cfg", None, "file:aa"), "ansible/ansible.cfg added"),
-        (replaced(BASE, 2, files={}),
-         ("file", SSH_TASKS, "file:aa", None), f"{SSH_TASKS} removed"),
+        (replaced(BASE, 2, files={}), ("file", SSH_TASKS, "file:aa", None), f"{SSH_TASKS} removed"),
         (replaced(BASE, 2, files={SSH_TASKS: "exec:aa"}),
          ("file", SSH_TASKS, "file:aa", "exec:aa"), f"{SSH_TASKS} is now executable"),
         (replaced(BASE, 2, variables={"ssh_port": 22}),

@@ -12,7 +12,8 @@ from builder.estimate import Estimate, planned_parts
 from builder.events import Event
 from builder.history import Usual
 from builder.live import time_left
-from builder.plan import Plan, Reason, RoleStep, Step
+from builder.plan import Plan, RoleStep, Step
+from builder.reasons import Reason
 from builder.record import BuildRecord, DiskRecord, StepRecord
 from builder.reporter import Reporter, Tee
 from builder.store import Image

@@ -7,7 +7,8 @@ import pytest
 
 from builder.digest import digest_file
 from builder.inputs import StageInputs
-from builder.plan import Reason, Step
+from builder.plan import Step
+from builder.reasons import Reason
 from builder.record import BuildRecord, DiskRecord
 from builder.reporter import Reporter
 from builder.stage_build import _anew, _discard_checkpoints, _lock_role, _start

@@ -17,7 +17,8 @@ from builder.estimate import Estimate, planned_parts
 from builder.events import Event
 from builder.history import History, Usual
 from builder.packer import Message
-from builder.plan import Plan, Reason, RoleStep, Step
+from builder.plan import Plan, RoleStep, Step
+from builder.reasons import Reason
 from builder.record import BuildRecord, DiskRecord
 from builder.reporter import Reporter
 from builder.stream import EventStream, open_stream, telling

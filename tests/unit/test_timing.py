@@ -7,7 +7,8 @@ import pytest
 from builder.estimate import Estimate
 from builder.events import Event
 from builder.history import Done, Part, Usual
-from builder.plan import Plan, Reason, RoleStep, Step
+from builder.plan import Plan, RoleStep, Step
+from builder.reasons import Reason
 from builder.record import BuildRecord, DiskRecord, StepRecord
 from builder.timing import Timekeeper
 from builder.verify import CheckResult, Verdict
