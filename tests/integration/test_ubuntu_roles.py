@@ -79,9 +79,11 @@ def test_the_driver_is_pinned_with_its_module(ansible, tmp_path, series, flavour
         "nvidia_driver_series": series,
         "nvidia_driver_flavour": flavour,
         "nvidia_driver_packages": packages,
+        "nvidia_driver_extra_packages": ["nvidia-modprobe=1.0"],
     }
     names = [f"nvidia-dkms-{series}{ending}", f"nvidia-kernel-source-{series}{ending}", *packages]
-    assert asked(ansible, tmp_path, variables, "nvidia_pinned") == [f"{n}={version}" for n in names]
+    wanted = [*(f"{name}={version}" for name in names), "nvidia-modprobe=1.0"]
+    assert asked(ansible, tmp_path, variables, "nvidia_pinned") == wanted
     upstream = asked(ansible, tmp_path, variables, "nvidia_upstream_version")
     assert upstream == version.partition("-")[0]
 
