@@ -314,14 +314,18 @@ def _command(pid: int) -> str:
 
 
 def attached(folder: Path) -> set[str]:
-    """The mounts below ``folder``, and all loop devices in use.
+    """The mounts and loop devices that hold something below ``folder``.
 
-    The file of a loop device has no name here any more once its mount namespace is gone.
+    The file of a loop device has no name any more once its mount namespace is gone: such a device
+    is somebody's leftover, and is counted too.
     """
     mounts = Path("/proc/mounts").read_text().splitlines()
-    loops = Path("/sys/block").glob("loop*/loop/backing_file")
+    loops = {
+        f"{backing.parents[1].name}: {backing.read_text().strip()}"
+        for backing in Path("/sys/block").glob("loop*/loop/backing_file")
+    }
     return {line for line in mounts if str(folder) in line} | {
-        f"{loop.parents[1].name}: {loop.read_text().strip()}" for loop in loops
+        loop for loop in loops if str(folder) in loop or not Path(loop.partition(": ")[2]).exists()
     }
 
 

@@ -72,9 +72,10 @@ def wait(done, seconds):
 
 
 def attached():
-    """The loop devices in use. Their files have no name once their mount namespace is gone."""
+    """The loop devices whose files have no name here: their mount namespace is gone."""
+    backings = Path("/sys/block").glob("loop*/loop/backing_file")
     return {
-        backing.parents[1].name for backing in Path("/sys/block").glob("loop*/loop/backing_file")
+        each.parents[1].name for each in backings if not Path(each.read_text().strip()).exists()
     }
 
 

@@ -86,7 +86,7 @@ def answer():
     cuda = {
         "driver": {"status": 0, "version": 12040},
         "init": 100,
-        "runtime": {"status": 0, "version": 12040},
+        "runtime": {"status": 0, "version": 12040, "file": 12040},
         "compiled": {str(number): compiled for number in (75, 80, 86, 89, 90)}
         | {"120": {"status": 5, "elf": False, "named": False}},
     }
@@ -147,7 +147,7 @@ def debian_12():
         packages=(..., {**pinned, "libc6": "2.36-9"}),
         **{"libnvidia-ml": [f"libnvidia-ml.so.{driver}"]},
     )
-    said = cuda(driver={"version": 12020}, runtime={"version": 11080})
+    said = cuda(driver={"version": 12020}, runtime={"status": 100, "version": 0, "file": 11080})
     return {"expected": expected, "uses": uses, **machine, **said}
 
 
@@ -192,7 +192,7 @@ def ubuntu(series="580", version="580.105.08-0ubuntu1", flavour="open", **machin
     )
     said = cuda(
         driver={"version": 13000 if series == "580" else 12040},
-        runtime={"version": 12080},
+        runtime={"version": 12080, "file": 12080},
         compiled={"120": {"status": 0, "elf": True, "named": True}},
     )
     return {
@@ -368,7 +368,7 @@ BROKEN = {
     "driver library of a newer CUDA": (cuda(driver={"version": 12080}), SPEAKS),
     "driver library has an error": (cuda(driver={"status": 3, "version": 0}), RUNTIME, SPEAKS),
     "a driver library for 550 with 535": (of_debian_12(driver={"version": 12040}), SPEAKS),
-    "CUDA 12 where 11.8 was asked for": (of_debian_12(runtime={"version": 12020}), RUNTIME),
+    "CUDA 12 where 11.8 was asked for": (of_debian_12(runtime={"file": 12020}), RUNTIME),
     "the libraries of CUDA 12 where 11.8 was asked for": (
         debian_12() | told(**{**debian_12()["machine.py"], "linked": {"names": LINKED}}), LIBRARY,
     ),
@@ -392,6 +392,8 @@ BROKEN = {
         {**ubuntu(), "cuda.py": ubuntu()["cuda.py"] | {"compiled": {"120": {"status": 5}}}},
         "test_nvrtc_knows_its_limits",
     ),
+    "runtime of CUDA 11 has an error": (of_debian_12(runtime={"status": 35}), RUNTIME),
+    "runtime of another CUDA than its name": (cuda(runtime={"file": 12080}), RUNTIME),
     "runtime of a newer CUDA": (cuda(runtime={"version": 12080}), RUNTIME),
     "runtime has an error": (cuda(runtime={"status": 35}), RUNTIME),
     "CUDA does not see the GPU": (

@@ -5,9 +5,12 @@ Arguments: the runtime's library and the compiler's, as the loader knows them.
 
 import ctypes
 import json
+import re
 import sys
+from pathlib import Path
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 120)
+MAPS = Path("/proc/self/maps")
 SOURCE = b'extern "C" __global__ void scale(float *x, float by) { x[threadIdx.x] *= by; }'
 
 
@@ -15,6 +18,14 @@ def version(library, function):
     number = ctypes.c_int()
     status = library[function](ctypes.byref(number))
     return {"status": status, "version": number.value}
+
+
+def version_of_file(name):
+    """Return the CUDA that the name of a loaded library's file tells: 11080 for libx.so.11.8.89."""
+    lines = MAPS.read_text().splitlines()
+    path = next(line.split()[-1] for line in lines if name in line)
+    major, minor = re.search(r"\.so\.(\d+)\.(\d+)", Path(path).resolve().name).groups()
+    return int(major) * 1000 + int(minor) * 10
 
 
 def cubin(nvrtc, program):
@@ -40,7 +51,7 @@ cudart, nvrtc = map(ctypes.CDLL, sys.argv[1:])
 said = {
     "driver": version(cuda, "cuDriverGetVersion"),
     "init": cuda.cuInit(0),
-    "runtime": version(cudart, "cudaRuntimeGetVersion"),
+    "runtime": version(cudart, "cudaRuntimeGetVersion") | {"file": version_of_file("libcudart")},
     "compiled": {name: compiled(nvrtc, name) for name in ARCHITECTURES},
 }
 print(json.dumps(said))  # noqa: T201 - its result
