@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,18 @@ def use(context: Mapping[str, Any], request: pytest.FixtureRequest) -> Mapping[s
     """The variables of the one use that a check with the mark ``each_use`` is asked about."""
     variables: Mapping[str, Any] = context["uses"][request.param]
     return variables
+
+
+@pytest.fixture(scope="module")
+def container(machine: Mapping[str, Any]) -> bool:
+    """Whether the kernel is that of somebody else, as the checks' own ``machine`` tells it.
+
+    Not knowing it would skip a check.
+    """
+    said = str(machine["container"])
+    if not re.fullmatch("[a-z-]+", said):
+        pytest.fail(f"it does not say whether it is a container, but: {said}", pytrace=False)
+    return said != "none"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,8 +10,7 @@ from builder.doctor.finding import Finding, size
 from builder.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
+    from collections.abc import Iterator
 
     from builder.doctor.finding import Case, Level
     from builder.pipeline import Stage
@@ -75,15 +74,15 @@ def _last(case: Case) -> Iterator[tuple[str, int]]:
     """Yield what the source and each stage took on the disk when they were built last."""
     store = Store(case.var)
     for stage in case.pipeline.stages:
-        documents = store.last(case.pipeline.variant, stage.name) or []
-        if documents and stage.parent is None and (source := _image(store, documents[0])):
+        if stage.parent is None and (source := _source(store, case, stage)):
             yield "source", source.record.disk.bytes
-        if documents and (image := _image(store, documents[-1])):
+        if image := store.last_image(case.pipeline.variant, stage.name):
             yield stage.name, image.record.disk.bytes
 
 
-def _image(store: Store, document: Mapping[str, Any]) -> Image | None:
-    return store.find(digest.digest_document(document))
+def _source(store: Store, case: Case, root: Stage) -> Image | None:
+    documents = store.last(case.pipeline.variant, root.name)
+    return store.find(digest.digest_document(documents[0])) if documents else None
 
 
 def health(case: Case) -> Iterator[Finding]:

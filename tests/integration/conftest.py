@@ -17,6 +17,7 @@ from builder.caches.http import ask
 from builder.fetch import Fetcher, Policy
 from builder.fetch.breaker import Breakers
 from builder.packer import Packer
+from builder.partitions import root_partition
 
 BUILD_PACKER = Path(__file__).parents[1] / "tools/build_packer.sh"
 SKIP = 77
@@ -32,6 +33,23 @@ def program(tmp_path, monkeypatch):
     def make(name: str, text: str) -> None:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
+
+    return make
+
+
+@pytest.fixture
+def raw_disk(tmp_path):
+    """Call it with a file's name and a tree: a raw disk whose one partition, ext4, holds that."""
+
+    def make(name: str, tree: Path | None = None) -> Path:
+        raw = tmp_path / name
+        with raw.open("wb") as file:
+            file.truncate(64 << 20)
+        process.run(["sfdisk", "--quiet", raw], stdin="label: gpt\nstart=1M, size=48M, type=L\n")
+        start, size = root_partition(raw)
+        options = ["-q", "-F", "-E", f"offset={start}", *(["-d", tree] if tree else [])]
+        process.run(["mkfs.ext4", *options, raw, str(size // 1024)])
+        return raw
 
     return make
 

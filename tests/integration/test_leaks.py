@@ -2,10 +2,9 @@
 
 import pytest
 
-from builder import process
 from builder.engines.keys import make_keys, public_key_in
 from builder.leaks import KEY, key_needles, leak_results, search
-from builder.partitions import RootFileSystem, root_partition
+from builder.partitions import RootFileSystem
 
 pytestmark = pytest.mark.integration
 
@@ -18,36 +17,27 @@ def keys(tmp_path, require_program):
     return make_keys(tmp_path)
 
 
-def made(folder, tree):
-    raw = folder / "disk.raw"
-    with raw.open("wb") as file:
-        file.truncate(64 * MIB)
-    process.run(["sfdisk", "--quiet", raw], stdin="label: gpt\nstart=1M, size=48M, type=L\n")
-    start, size = root_partition(raw)
-    options = ["-q", "-F", "-E", f"offset={start}", "-d", tree]
-    process.run(["mkfs.ext4", *options, raw, str(size // 1024)])
-    return raw
-
-
 @pytest.mark.parametrize("half", ["public", "private"])
-def test_either_half_is_found_in_the_file_that_has_it(tmp_path, keys, half, require_program):
+def test_either_half_is_found_in_the_file_that_has_it(
+    tmp_path, keys, half, raw_disk, require_program
+):
     for name in ("debugfs", "dumpe2fs", "mkfs.ext4", "sfdisk"):
         require_program(name)
     tree = tmp_path / "tree"
     (tree / "etc").mkdir(parents=True)
     text = keys.public if half == "public" else keys.private.read_text()
     (tree / "etc/left behind").write_text(f"somebody left this:\n{text}\n")
-    raw = made(tmp_path, tree)
+    raw = raw_disk("disk.raw", tree)
     hits = search(raw, key_needles([public_key_in(tmp_path)]))
     (found,) = [one for one in leak_results(hits, RootFileSystem.find(raw)) if one.name == KEY]
     assert found.message == f"E the {half} key of a build is in /etc/left behind"
 
 
-def test_a_byte_of_no_file_belongs_to_none(tmp_path, keys, require_program):
+def test_a_byte_of_no_file_belongs_to_none(tmp_path, keys, raw_disk, require_program):
     for name in ("debugfs", "dumpe2fs", "mkfs.ext4", "sfdisk"):
         require_program(name)
     (tmp_path / "tree").mkdir()
-    raw = made(tmp_path, tmp_path / "tree")
+    raw = raw_disk("disk.raw", tmp_path / "tree")
     with raw.open("r+b") as file:
         file.seek(40 * MIB)
         file.write(keys.public.encode())

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from builder import disks, process
-from builder.partitions import root_partition
 
 pytestmark = pytest.mark.integration
 
@@ -31,18 +30,12 @@ with exported(work / "disk.qcow2", work, work / "log") as raw, mounted(raw, work
 
 
 @pytest.fixture
-def work(tmp_path, require_root, require_program):
+def work(tmp_path, raw_disk, require_root, require_program):
     """A folder with a disk that has an empty root file system."""
     require_root()
     for name in ("mkfs.ext4", "qemu-storage-daemon", "sfdisk", "unshare"):
         require_program(name)
-    raw = tmp_path / "raw"
-    with raw.open("wb") as file:
-        file.truncate(64 * MIB)
-    process.run(["sfdisk", "--quiet", raw], stdin="label: gpt\nstart=1M, size=60M, type=L\n")
-    start, size = root_partition(raw)
-    process.run(["mkfs.ext4", "-q", "-F", "-E", f"offset={start}", raw, str(size // 1024)])
-    disks.import_raw(raw, tmp_path / "disk.qcow2")
+    disks.import_raw(raw_disk("raw"), tmp_path / "disk.qcow2")
     return tmp_path
 
 

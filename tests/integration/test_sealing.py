@@ -42,7 +42,7 @@ def host(tmp_path):
 
 
 @pytest.fixture
-def disk(tmp_path, host):
+def disk(tmp_path, host, raw_disk):
     """A closed disk: what a machine leaves when it is stopped, and files between files."""
     tree = tmp_path / "tree"
     for name in (*GONE, "etc/fstab", "root/.profile", "srv/build/left"):
@@ -56,20 +56,10 @@ def disk(tmp_path, host):
         folder.mkdir(parents=True, exist_ok=True)
         text = SECRET if number % 2 else b"this may be read by everybody.. "
         (folder / f"{number:03}").write_bytes(text * (BLOCK // len(text)))
-    return made(tmp_path, tree)
-
-
-def made(folder, tree):
-    raw, disk = folder / "raw", folder / "disk.qcow2"
-    with raw.open("wb") as file:
-        file.truncate(64 * MIB)
-    process.run(["sfdisk", "--quiet", raw], stdin="label: gpt\nstart=1M, size=48M, type=L\n")
-    start, size = root_partition(raw)
-    options = ["-q", "-F", "-E", f"offset={start}", "-d", tree]
-    process.run(["mkfs.ext4", *options, raw, str(size // 1024)])
-    disks.import_raw(raw, disk)
+    raw, made = raw_disk("raw", tree), tmp_path / "disk.qcow2"
+    disks.import_raw(raw, made)
     raw.unlink()
-    return disk
+    return made
 
 
 def sealed(disk, *patterns):

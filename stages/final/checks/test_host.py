@@ -37,13 +37,6 @@ def machine(host, settings):
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def container(machine):
-    """Whether the kernel is that of somebody else; not knowing it would skip half of this file."""
-    assert re.fullmatch("[a-z-]+", machine["container"]), machine["container"]
-    return machine["container"] != "none"
-
-
 def test_logins_may_lock_memory_and_open_files(machine, container, expected):
     files = expected.get("tuning_nofile", 1048576)
     lines = re.findall(r"^(\S+) +- +(\S+) +(\S+)$", machine["limits_file"], re.MULTILINE)

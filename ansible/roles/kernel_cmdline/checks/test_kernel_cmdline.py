@@ -1,7 +1,6 @@
 """The kernel is told what it shall be told: by the menu, by the next menu, and in this boot."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ def machine(host):
     if done.rc:
         pytest.fail(f"the machine gave no answer:\n{done.stderr}", pytrace=False)
     return json.loads(done.stdout)
-
-
-@pytest.fixture(scope="module")
-def container(machine):
-    """Whether the kernel is that of somebody else; not knowing it would skip a check."""
-    assert re.fullmatch("[a-z-]+", machine["container"]), machine["container"]
-    return machine["container"] != "none"
 
 
 def those_named_like(parameters, words):
