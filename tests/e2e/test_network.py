@@ -77,10 +77,25 @@ def bare(built, tmp_path):
     shutil.rmtree(project)
 
 
+def warm_with_what_upstream_has(bare, built, lock):
+    """Fill the caches with what an image was built from, in its network lock.
+
+    An archive publishes updates at any minute. Where it did since the image was built, the caches
+    have the updates too, and a build would take those: the image is then built again first.
+    """
+    for _ in range(3):
+        lock.write_text(built("show", "final", "--engine", "nspawn", "--network").stdout)
+        (warmed,) = bare("cache", "warm", "--lock", lock, "--json").json["warmed"]
+        if "moved" not in warmed["counts"]:
+            return warmed
+        built("stage", "final", "--engine", "nspawn", "--refresh")
+    pytest.fail("upstream moved as often as the image was built")
+
+
 def test_after_one_warm_no_network_is_needed(built, bare, tmp_path, require_program):
     lock, routes = tmp_path / "lock.json", tmp_path / "routes"
-    lock.write_text(built("show", "final", "--engine", "nspawn", "--network").stdout)
-    assert "fetched" in bare("cache", "warm", "--lock", lock).stdout
+    warmed = warm_with_what_upstream_has(bare, built, lock)
+    assert warmed["counts"].keys() <= {"fetched", "present"}
     argv = [
         require_program("unshare"), "--net", "sh", "-c", ALONE, "sh", routes,
         sys.executable, "-m", "builder", "stage", "final", "--engine", "nspawn", "--offline",
@@ -110,7 +125,10 @@ def test_offline_what_is_not_cached_is_told(bare):
 
 
 def test_what_moved_upstream_is_built_again_and_then_nothing_moved(copy):
-    """The images are made to look older than they are: an old index, an old package."""
+    """The images are made to look older than they are: an old index, an old package.
+
+    What the archive published since they were built moved as well.
+    """
     keys = copy.keys()
     (source,) = [
         path.parent
@@ -125,7 +143,7 @@ def test_what_moved_upstream_is_built_again_and_then_nothing_moved(copy):
     ran = copy("plan", "final", "--engine", "nspawn", "--refresh", "--json", "--detailed-exitcode",
                status=4)  # fmt: skip
     moved = ran.json["refresh"]["moved"]
-    assert {(one["what"], one["before"]) for one in moved} == {("openssl", "0.9.8-1")}
+    assert ("openssl", "0.9.8-1") in {(one["what"], one["before"]) for one in moved}
     assert [step["action"] for step in ran.json["steps"]] == ["build", "build"]
     copy("stage", "final", "--engine", "nspawn", "--refresh")
     assert copy.keys() == keys
