@@ -68,6 +68,8 @@ class Job:
     keep_failed: bool = False
     journal: Path | None = None
     """What the gateway writes down; see :mod:`builder.network`."""
+    modules: Path | None = None
+    """Where kernel modules are kept that roles compiled; circumstance, and in no key."""
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ def read_job(path: Path) -> Job:
     document = json.loads(path.read_text(encoding="utf-8"))
     if document.pop("schema") != SCHEMA:
         raise VaultbuildError(f"{path} was written by another version of vaultbuild")
-    for name in ("snapshot", "private_key", "logs", "events", "result", "journal"):
+    for name in ("snapshot", "private_key", "logs", "events", "result", "journal", "modules"):
         document[name] = Path(document[name]) if document[name] else None
     document["roles"] = tuple(Use(**role) for role in document["roles"])
     document["caches"] = Caches(**document["caches"])
@@ -158,7 +160,7 @@ def carry_out(job: Job, endpoint: Endpoint, stop: threading.Event) -> Result:
 def _carry_out(job: Job, endpoint: Endpoint, stop: threading.Event, result: Result) -> None:
     strategy = choose_strategy(job.strategy)
     result.strategy = strategy.name
-    setup = Setup(job.stage, job.snapshot, job.logs, job.caches, strategy)
+    setup = Setup(job.stage, job.snapshot, job.logs, job.caches, strategy, job.modules)
     try:
         with (
             ssh.connect(endpoint, log=job.logs / "ssh.log") as link,

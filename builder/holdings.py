@@ -1,7 +1,8 @@
 """What the store holds, and what each part of it takes: looked up without changing anything.
 
 Images and checkpoints stand on each other; the rest (logs, quarantine, staging, what failed runs
-kept, verdicts) stands alone. Bytes are those that a disk really takes: disks have holes.
+kept, verdicts, compiled kernel modules) stands alone. Bytes are those that a disk really takes:
+disks have holes.
 """
 
 from __future__ import annotations
@@ -24,9 +25,25 @@ if TYPE_CHECKING:
     from builder.store import Store
 
 Kind = Literal[
-    "image", "checkpoint", "broken", "staging", "quarantine", "logs", "failed", "verdicts"
+    "image",
+    "checkpoint",
+    "broken",
+    "staging",
+    "quarantine",
+    "logs",
+    "failed",
+    "verdicts",
+    "modules",
 ]
-KINDS_ALONE: tuple[Kind, ...] = ("quarantine", "staging", "logs", "failed", "verdicts", "broken")
+KINDS_ALONE: tuple[Kind, ...] = (
+    "quarantine",
+    "staging",
+    "logs",
+    "failed",
+    "verdicts",
+    "modules",
+    "broken",
+)
 _BLOCK = 512
 
 
@@ -70,6 +87,7 @@ def survey(store: Store) -> tuple[Entry, ...]:
         *(_alone(store, "logs", folder) for folder in _below(store, "logs") if folder.is_dir()),
         *(_failed(store, folder) for folder in _below(store, "failed")),
         *(_alone(store, "verdicts", folder) for folder in _below(store, "verdicts")),
+        *(_module(store, path) for path in _below(store, "modules")),
     )
 
 
@@ -170,6 +188,12 @@ def _alone(store: Store, kind: Kind, folder: Path) -> Entry:
     return Entry(_place(store, folder), kind, own_bytes(folder), last_change(folder), key=key)
 
 
+def _module(store: Store, path: Path) -> Entry:
+    """Return a kernel module that a role compiled; a build that takes it only reads the file."""
+    used = max(_modified(path), _read(path))
+    return Entry(_place(store, path), "modules", own_bytes(path), used)
+
+
 def _place(store: Store, folder: Path) -> str:
     return str(folder.relative_to(store.root))
 
@@ -188,6 +212,12 @@ def _blocks(path: Path) -> int:
 def _modified(path: Path) -> float:
     with contextlib.suppress(FileNotFoundError):
         return path.lstat().st_mtime
+    return 0.0
+
+
+def _read(path: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):
+        return path.lstat().st_atime
     return 0.0
 
 

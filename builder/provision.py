@@ -89,6 +89,8 @@ class Setup:
     logs: Path
     caches: Caches
     strategy: Strategy
+    modules: Path | None = None
+    """Where the build host keeps kernel modules that roles compiled; roles look there first."""
 
     @property
     def place(self) -> Place:
@@ -253,9 +255,14 @@ class Provisioner:
         play = role_play(use.name, variables, facts=not self._facts)
         write_json(folder / "project" / "main.json", [play], durable=False)
         write_json(folder / "inventory" / "hosts.json", inventory(self._link), durable=False)
-        write_json(folder / "env" / "extravars", dict(use.variables), durable=False)
+        write_json(folder / "env" / "extravars", self._variables(use), durable=False)
         write_json(folder / "env" / "settings", {"pexpect_timeout": 1}, durable=False)
         write_text(folder / "empty.cfg", "", durable=False)
+
+    def _variables(self, use: Use) -> dict[str, Any]:
+        kept = self._setup.modules
+        here = {"vaultbuild_modules": str(kept.absolute())} if kept else {}
+        return {**use.variables, **here}
 
     def _play(self, folder: Path, listener: Listener) -> str:
         # Late: 70 ms, and only the provisioning program needs it.

@@ -305,6 +305,11 @@ def _remove_verdicts(entry: Entry, store: Store) -> str | None:
     return "its image is kept" if there else _remove_alone(entry, store)
 
 
+def _remove_module(entry: Entry, store: Store) -> str | None:
+    (store.root / entry.place).unlink()
+    return None
+
+
 def _remove_alone(entry: Entry, store: Store) -> str | None:
     folder = store.root / entry.place
     if last_change(folder) > entry.used:
@@ -319,4 +324,5 @@ _REMOVERS: dict[str, Callable[[Entry, Store], str | None]] = {
     "verdicts": _remove_verdicts,
     "quarantine": _remove_alone,
     "logs": _remove_alone,
+    "modules": _remove_module,
 }

@@ -364,6 +364,7 @@ def _job(stage: Stage, machine: Machine, seen: Seen, place: Workplace) -> guest.
         ),
         caches=seen.caches,
         journal=machine.logs / network.JOURNAL,
+        modules=place.project.var / "modules",
         keep_failed=place.options.keep_failed,
     )
 

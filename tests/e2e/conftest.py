@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 ROOT = Path(__file__).parents[2]
 TRIMMED = Path(__file__).with_name("project")
@@ -53,6 +53,7 @@ PROGRAMS = (
     "xorriso",
 )
 _PATIENCE = 1800
+_NO_VARIABLES = "argument_specs: {main: {short_description: For a test, options: {}}}\n"
 # Its checks are for images.
 collect_ignore = ["project"]
 
@@ -118,6 +119,27 @@ class Vaultbuild:
         text = path.read_text()
         assert old in text, f"{name} has no {old!r}"
         path.write_text(text.replace(old, new))
+
+    def add_role(
+        self, name: str, *, tasks: str = "--- []\n", meta: str = "dependencies: []\n"
+    ) -> None:
+        """Write a role without variables."""
+        folder = self.project / "ansible/roles" / name
+        for path, text in {"tasks": tasks, "meta": meta}.items():
+            (folder / path).mkdir(parents=True)
+            (folder / path / "main.yml").write_text(text)
+        (folder / "meta/argument_specs.yml").write_text(_NO_VARIABLES)
+
+    def add_stage(
+        self, name: str, parent: str, roles: Sequence[str], variables: str, files: Iterable[Path]
+    ) -> None:
+        """Write a stage, beside copies of the files that its variables name."""
+        folder = self.project / "stages" / name
+        folder.mkdir()
+        listed = f"---\nparent: {parent}\nroles: [{', '.join(roles)}]\n"
+        (folder / "stage.yml").write_text(listed + variables)
+        for file in files:
+            shutil.copy(file, folder)
 
     def keys(self, stage: str = "final", *, engine: str = "nspawn") -> dict[str, str]:
         """The key of each stage, as the plan tells them."""

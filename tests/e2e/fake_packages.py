@@ -75,7 +75,10 @@ def library(soname: str, function: str, number: int) -> bytes:
 
 
 def contents() -> dict[tuple[str, str], dict[str, str | bytes]]:
-    """Name and version of each package: its files; "postinst" is what runs when it is installed."""
+    """Name and version of each package: its files.
+
+    "postinst" is what runs when it is installed, "Depends" what has to be installed before.
+    """
     refresh = "/etc/systemd/system/nvidia-cdi-refresh"
     return {
         ("libcuda1", f"{DRIVER}-2"): {f"{LIBRARIES}/nvidia/current/libcuda.so.{DRIVER}": "driver"},
@@ -120,11 +123,15 @@ def contents() -> dict[tuple[str, str], dict[str, str | bytes]]:
     }
 
 
-def make(folder: Path, keys: Path) -> tuple[Path, Path]:
+def make(
+    folder: Path, keys: Path, packages: dict[tuple[str, str], dict[str, str | bytes]] | None = None
+) -> tuple[Path, Path]:
     """Make the archive; return it as a tar archive, and the key that it is signed with."""
     archive = folder / "archive"
     archive.mkdir(parents=True)
-    stanzas = [package(folder, archive, *name, files) for name, files in contents().items()]
+    stanzas = [
+        package(folder, archive, *name, files) for name, files in (packages or contents()).items()
+    ]
     index = "\n".join(stanzas)
     (archive / "Packages").write_text(index)
     digest = hashlib.sha256(index.encode()).hexdigest()
@@ -147,9 +154,13 @@ def package(
         f"Package: {name}\nVersion: {version}\nArchitecture: amd64\n"
         f"Maintainer: nobody <nobody@example>\nDescription: stands for {name}\n"
     )
+    if depends := files.get("Depends"):
+        control += f"Depends: {depends!s}\n"
     (root / "DEBIAN").mkdir(parents=True)
     (root / "DEBIAN/control").write_text(control)
     for path, content in files.items():
+        if path == "Depends":
+            continue
         target = root / (f"DEBIAN/{path}" if path == "postinst" else path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -69,7 +69,6 @@ DRIVER = """---
   ansible.builtin.apt:
     name: libcuda1
 """
-SPECS = "argument_specs: {main: {short_description: For a test, options: {}}}\n"
 
 
 @pytest.fixture
@@ -89,37 +88,20 @@ def gpu(copy, tmp_path, secret, require_program):
         require_program(program)
     for role in {*USED, *NEEDED} - {"stands_for_driver"}:
         shutil.copytree(ROLES / role, copy.project / "ansible/roles" / role)
-    add_role(copy, "stands_for_driver", tasks=DRIVER)
+    copy.add_role("stands_for_driver", tasks=DRIVER)
     # One start of Ansible for all of them, where nobody asks which role did what.
-    add_role(copy, "everything", meta=f"dependencies: [{', '.join(USED)}]\n")
+    copy.add_role("everything", meta=f"dependencies: [{', '.join(USED)}]\n")
     archive, key = FAKE.make(tmp_path / "archive", tmp_path / "gnupg")
     variables = f"variables:{VARIABLES}".replace("KEY", str(secret))
     given = (key, secret.with_suffix(".der"))
     first = f"{variables}  fake_archive_tar: archive.tar\n"
-    add_stage(copy, "gpu", "base", ("fake_archive", *USED), first, (*given, archive))
-    add_stage(copy, "again", "gpu", ("everything",), variables, given)
+    copy.add_stage("gpu", "base", ("fake_archive", *USED), first, (*given, archive))
+    copy.add_stage("again", "gpu", ("everything",), variables, given)
     (copy.project / "stages/wrong").mkdir()
     (copy.project / "stages/wrong/stage.yml").write_text(WRONG)
     stages = "stages: [base, final, gpu, again, wrong]"
     copy.edit("stages/pipeline.yml", "stages: [base, final]", stages)
     return copy
-
-
-def add_role(vaultbuild, name, *, tasks="--- []\n", meta="dependencies: []\n"):
-    folder = vaultbuild.project / "ansible/roles" / name
-    for path, text in {"tasks": tasks, "meta": meta}.items():
-        (folder / path).mkdir(parents=True)
-        (folder / path / "main.yml").write_text(text)
-    (folder / "meta/argument_specs.yml").write_text(SPECS)
-
-
-def add_stage(vaultbuild, name, parent, roles, variables, files):
-    folder = vaultbuild.project / "stages" / name
-    folder.mkdir()
-    text = f"---\nparent: {parent}\nroles: [{', '.join(roles)}]\n{variables}"
-    (folder / "stage.yml").write_text(text)
-    for file in files:
-        shutil.copy(file, folder)
 
 
 def test_roles_install_hold_and_enable_and_change_nothing_the_second_time(gpu, secret):

@@ -55,6 +55,15 @@ def dkms(name, version=DRIVER, kernel=KERNEL, state="installed"):
     return f"{name}/{version}, {kernel}, x86_64: {state}"
 
 
+def marker(name, version=VERSION, kernel=KERNEL, flavour="proprietary"):
+    """What lies beside a module that DKMS has."""
+    return {
+        "at": f"{name}/{version.rpartition('-')[0]}/{kernel}",
+        "says": {"kernel": kernel, "driver": version, "flavour": flavour},
+        "changed": [],
+    }
+
+
 def answer():
     machine = {
         "alternative": "/usr/lib/nvidia/current",
@@ -73,6 +82,7 @@ def answer():
         "libcuda": [f"libcuda.so.{DRIVER}"],
         "libnvidia-ml": [f"libnvidia-ml.so.{DRIVER}"],
         "linked": {"names": LINKED, "lacking": {}, "unread": []},
+        "markers": [marker(PROPRIETARY)],
         "modprobe": [loading(PROPRIETARY)],
         "modprobe_changed": 1763650000.25,
         "modules": modules(PROPRIETARY, "NVIDIA"),
@@ -142,6 +152,7 @@ def debian_12():
         held=list(pinned),
         kernel=kernel,
         libcuda=[f"libcuda.so.{driver}"],
+        markers=[marker(PROPRIETARY, version, kernel)],
         linked={"names": ["libnvrtc.so.11.2", "libcudart.so.11.0", "libcuda.so.1"]},
         modules=built,
         packages=(..., {**pinned, "libc6": "2.36-9"}),
@@ -180,6 +191,7 @@ def ubuntu(series="580", version="580.105.08-0ubuntu1", flavour="open", **machin
     found = told(
         alternative="",
         dkms=[f"{dkms_name}/{driver}, {kernel}, x86_64: installed"],
+        markers=[],
         driver_packages=(..., dict.fromkeys(parts, version)),
         firmware=[driver],
         held=list(pinned),
@@ -220,6 +232,7 @@ OPENED = {
     **told(
         alternative="/usr/lib/nvidia/current-open",
         dkms=[dkms(OPEN)],
+        markers=[marker(OPEN, flavour="open")],
         modprobe=[loading(OPEN)],
         modules=modules(OPEN, "Dual MIT/GPL"),
         packages={"nvidia-open-kernel-dkms": VERSION},
@@ -249,6 +262,7 @@ SERVICES = "test_services_of_gpus_are_enabled_and_did_not_fail"
 LIBRARY = "test_libraries_find_what_they_need"
 FLAVOUR = "test_module_is_of_the_flavour_asked_for"
 DKMS = "test_dkms_has_nothing_but_that_module"
+MARKER = "test_module_is_what_its_marker_says"
 MODPROBE = "test_modprobe_would_load_a_module_that_exists"
 LOADED = "test_driver_is_loaded_for_a_gpu_and_only_then"
 PARTS_FIT = "test_all_parts_are_of_one_version"
@@ -283,7 +297,22 @@ BROKEN = {
         told(modules={PROPRIETARY + part: NOTHING for part in PARTS}, dkms=[]),
         *(f"{MODULE}[{part}]" for part in PARTS), FLAVOUR, DKMS, MODPROBE,
     ),
-    "another kernel boots": (told(kernel=OTHER), *(f"{MODULE}[{part}]" for part in PARTS), DKMS),
+    "another kernel boots": (
+        told(kernel=OTHER), *(f"{MODULE}[{part}]" for part in PARTS), DKMS, MARKER,
+    ),
+    "module is not what was built": (
+        told(markers=[{**marker(PROPRIETARY), "changed": ["module/nvidia-current.ko.xz: FAILED"]}]),
+        MARKER,
+    ),
+    "module was built for another kernel": (
+        told(markers=[{**marker(PROPRIETARY), "says": marker(PROPRIETARY, kernel=OTHER)["says"]}]),
+        MARKER,
+    ),
+    "module was built from another driver": (told(markers=[marker(PROPRIETARY, OLD)]), MARKER),
+    "module of the other flavour was built": (
+        told(markers=[marker(PROPRIETARY, flavour="open")]), MARKER,
+    ),
+    "nothing says what the module was built for": (told(markers=[]), MARKER),
     "module under another licence": (module_says("", license="Dual MIT/GPL"), FLAVOUR),
     "DKMS has an older driver too": (told(dkms=(None, dkms(PROPRIETARY, OLD))), DKMS),
     "DKMS built for a second kernel": (told(dkms=(None, dkms(PROPRIETARY, kernel=OTHER))), DKMS),

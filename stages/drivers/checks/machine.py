@@ -183,6 +183,22 @@ def state(unit):
     }
 
 
+def markers():
+    """What the modules that DKMS has were built for, and which of their files are not those."""
+    return [marker(path.parent) for path in Path("/var/lib/dkms").glob("*/*/*/*/marker.json")]
+
+
+def marker(folder):
+    says = json.loads((folder / "marker.json").read_text(encoding="utf-8"))
+    compare = ("sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS")
+    done = subprocess.run(compare, cwd=folder, capture_output=True, text=True, check=False)
+    return {
+        "at": str(folder.relative_to("/var/lib/dkms").parent),
+        "says": {name: said for name, said in says.items() if name != "built_with"},
+        "changed": done.stdout.splitlines() + done.stderr.splitlines(),
+    }
+
+
 def services():
     """The services of GPUs that are installed, each with how it is."""
     loaded = ("systemctl", "show", "--value", "-p", "LoadState")
@@ -213,6 +229,7 @@ ASKED = {
     "linked": linked,
     "libcuda": lambda: libraries("libcuda"),
     "libnvidia-ml": lambda: libraries("libnvidia-ml"),
+    "markers": markers,
     "modprobe": lambda: [line for line in configuration() if line.startswith("install nvidia ")],
     "modprobe_changed": modprobe_changed,
     "modules": modules,

@@ -103,6 +103,7 @@ def in_debian(expected, flavour):
     return SimpleNamespace(
         module=MODULES[flavour],
         dkms=MODULES[flavour],
+        marks=True,
         alternative=ALTERNATIVES[flavour],
         loads_itself=[],
         least={"firmware-nvidia-gsp", "libcuda1"},
@@ -120,6 +121,7 @@ def in_ubuntu(expected, flavour):
     return SimpleNamespace(
         module="nvidia",
         dkms="nvidia-srv" if series.endswith("-server") else "nvidia",
+        marks=False,
         alternative="",
         loads_itself=["nvidia"],
         least={f"libnvidia-compute-{series}"},
@@ -154,6 +156,20 @@ def test_module_is_not_signed(machine, driver, part):
 def test_dkms_has_nothing_but_that_module(machine, version, driver):
     wanted = f"{driver.dkms}/{version}, {machine['kernel']}, x86_64: installed"
     assert machine["dkms"] == [wanted]
+
+
+def test_module_is_what_its_marker_says(machine, version, driver, flavour, expected):
+    # It may have been built for an earlier image, and carried in.
+    wanted = {
+        "at": f"{driver.dkms}/{version}/{machine['kernel']}",
+        "says": {
+            "kernel": machine["kernel"],
+            "driver": expected["nvidia_driver_version"],
+            "flavour": flavour,
+        },
+        "changed": [],
+    }
+    assert machine["markers"] == ([wanted] if driver.marks else [])
 
 
 def test_modprobe_would_load_a_module_that_exists(machine, driver):
