@@ -51,5 +51,5 @@ lock: ## write requirements.lock anew; ARGS=--upgrade takes the newest versions
 	@tools/lock.sh $(ARGS)
 
 clean: ## remove .venv and what the linters left; cache/var and dist stay
-	@rm -rf .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .ansible
+	@rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .ansible
 	@find builder tests stages bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

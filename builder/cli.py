@@ -22,6 +22,7 @@ from builder.cli_compat import compat
 from builder.cli_desk import render, shell, watch_stage
 from builder.cli_gpu import Gpu, gpu_options, verify_gpus
 from builder.cli_host import doctor
+from builder.cli_init import init
 from builder.cli_lock import lock
 from builder.cli_options import (
     Command,
@@ -145,6 +146,7 @@ def _project_above(folder: Path) -> Path:
     return next(found, folder)
 
 
+main.add_command(init)
 main.add_command(plan)
 
 

@@ -6,6 +6,7 @@
     ├── Interrupted         130  somebody said stop; no Exception, as KeyboardInterrupt is none
     └── VaultbuildError
         ├── ProjectError      2  files of the project are wrong: all their problems at once
+        ├── ChoiceError       2  what somebody chose on the command line cannot be
         ├── HostError         3  this host lacks something; the hint is the command that cures it
         ├── CommandError      1  a program ran and failed; its last lines and its log
         ├── ProvisionError    1  a role failed: stage, role, task, what the guest said
@@ -101,6 +102,12 @@ class ProjectError(VaultbuildError):
         lines = "\n".join(f"  {problem}" for problem in problems)
         super().__init__(f"{count} problem{'s' * (count != 1)} in this project\n{lines}", hint=hint)
         self.problems = tuple(problems)
+
+
+class ChoiceError(VaultbuildError):
+    """What somebody chose on the command line cannot be: a folder, a name."""
+
+    exit_status = 2
 
 
 class HostError(VaultbuildError):

@@ -119,10 +119,15 @@ def _whole(values: list[str]) -> list[str]:
     return values
 
 
-Name = Annotated[
-    str,
-    form(r"[a-z0-9][a-z0-9.-]*", "is no name", 'use small letters, digits, "." and "-": gpu-host'),
-]
+def parse_name(text: str) -> str:
+    """Return a name as it is, if it is one."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", text):
+        hint = 'use small letters, digits, "." and "-": gpu-host'
+        raise WrongValueError(f"{shown(text)} is no name", hint)
+    return text
+
+
+Name = Annotated[str, AfterValidator(parse_name)]
 RoleName = Annotated[
     str,
     form(r"[a-z][a-z0-9_]*", "is no role's name", 'use small letters, digits and "_"'),

@@ -16,6 +16,7 @@ _NOT_OURS = {
     ".ruff_cache",
     ".pytest_cache",
     ".ansible",
+    "build",
     "dist",
     "__pycache__",
 }

@@ -11,10 +11,10 @@ LAYERS = """
     errors suggest events in_guest on_host open_pins record role_names vm_options
     checks process files yamlfile schema hcl ports
     partitions
-    digest memo failures history libraries texts scratch network role_schema
+    digest memo failures history libraries texts scratch network role_schema reference
     fetch
     patience config template store disks caches monitor outcome
-    rawdisk
+    rawdisk new_folder
     settings packer engines holdings sealing
     reasons resolve ssh kvm prune
     pipeline provision
@@ -29,11 +29,11 @@ LAYERS = """
     report
     stream timing project leaks hygiene
     publish packing installation upstream stage_network
-    warm stage_build doctor
+    warm stage_build doctor new_project
     build shell watch prefetch
     inventory
     cli_options
-    cli_cache cli_compat cli_gpu cli_host cli_desk cli_lock cli_plan
+    cli_cache cli_compat cli_gpu cli_host cli_init cli_desk cli_lock cli_plan
     cli_warm
     cli
     __main__

@@ -20,6 +20,7 @@ from builder.store import DISK
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
+    "init",
     "plan",
     "stage",
     "build",
