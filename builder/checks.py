@@ -10,6 +10,9 @@ each::
     def test_environment_is_there(host, use):
         assert host.file(use["python_frameworks_venv"]).is_directory
 
+A check with the mark ``anywhere`` asks nothing that a boot could change: of a release whose VM is
+emulated, it is asked in a container.
+
 What each check said is written to the file that ``VAULTBUILD_CHECK_RESULTS`` names.
 """
 
@@ -73,7 +76,11 @@ def container(machine: Mapping[str, Any]) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marks known."""
-    for mark in ("each_use(role, where=None): ask for each use of a role", f"{_NOTHING}: internal"):
+    for mark in (
+        "each_use(role, where=None): ask for each use of a role",
+        "anywhere: a boot changes nothing of it, so a container does",
+        f"{_NOTHING}: internal",
+    ):
         config.addinivalue_line("markers", mark)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from builder import __version__, digest, disks, files, network
 from builder.clones import boot_clones, clone_results
 from builder.digest import file_signature
+from builder.engines.nspawn import NspawnEngine
 from builder.errors import CheckError, StoreError
 from builder.hygiene import hygiene_results
 from builder.inspection import inspect, package_sources
@@ -168,7 +169,7 @@ def _make(
         seen = _inspect(project, disk, lineage, checks, compression)
         reporter.doing("booting two clones of the release, under BIOS and UEFI")
         resources = pipeline.stage(stage).resources
-        clones = boot_clones(disk, checks, project.vm, resources, logs())
+        clones = boot_clones(disk, checks, project.vm, resources, logs(), _beside(project))
         final = _judge(seen, clones, image, checks, project.vm)
         reporter.checked("release", final, known=False)
         manifest = _manifest(pipeline, lineage, disk, (verdict, final), clones, compression)
@@ -178,6 +179,13 @@ def _make(
         return _commit(staged, output / name, manifest)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _beside(project: Project) -> NspawnEngine | None:
+    """Return what answers sooner than an emulated VM, where it may be used."""
+    engine = project.engine
+    emulated = project.vm.accelerator == "tcg"
+    return engine if emulated and isinstance(engine, NspawnEngine) else None
 
 
 def _require_verdict(project: Project, image: Image, checks: CheckSet) -> Verdict:

@@ -221,10 +221,12 @@ def ask(
     logs: Path,
     engine: str,
     junit: Path | None = None,
+    marks: str = "",
 ) -> tuple[CheckResult, ...]:
     """Run the checks against a running guest, once it has booted, and return what they said.
 
     ``checks`` are copies (:func:`copied`), else they are not what their digest says for long.
+    ``marks`` chooses among them, as pytest's ``-m`` does.
     """
     _wait_for_boot(endpoint)
     outcomes = work / "outcomes.json"
@@ -236,7 +238,7 @@ def ask(
         "uses": checks.uses,
     }
     files.write_json(work / "context.json", context, durable=False)
-    argv = _pytest(endpoint, checks, work, junit)
+    argv = [*_pytest(endpoint, checks, work, junit), "-m", marks]
     env = {
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "PYTHONDONTWRITEBYTECODE": "1",

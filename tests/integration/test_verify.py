@@ -199,6 +199,32 @@ def test_clones_have_the_resources_of_their_stage(checks, disk, tmp_path, progra
     assert sorted(engine.given) == [("bios", 3, 1234), ("uefi", 3, 1234)]
 
 
+def test_what_no_boot_changes_is_asked_in_a_container_beside_the_clones(
+    checks, disk, tmp_path, program
+):
+    vm, container = Bench(), Bench()
+    container.name = "nspawn"
+    program("ssh", IDENTITY)
+    chosen = checks(
+        test_it="""
+import pytest
+
+@pytest.mark.anywhere
+def test_anywhere(context):
+    assert context["engine"] == "nspawn"
+
+def test_booted(context):
+    assert context["engine"] == "qemu"
+"""
+    )
+    with copied(chosen) as copy:
+        first, second = boot_clones(disk, copy, vm, RESOURCES, tmp_path / "logs", container)
+    told = {result.name.partition("::")[2]: result.outcome for result in first.results}
+    assert told == {"test_anywhere": "passed", "test_booted": "passed"}
+    assert second.results == ()
+    assert len(container.given) == 1
+
+
 def test_a_shell_has_the_resources_of_its_stage(disk, tmp_path, program):
     program("ssh", "#!/bin/sh\nexit 7\n")
     stage = SimpleNamespace(resources=RESOURCES)

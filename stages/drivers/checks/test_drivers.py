@@ -259,10 +259,13 @@ def test_libcuda_is_known_once(machine):
     assert machine["linked"]["names"].count("libcuda.so.1") == 1
 
 
+# What CUDA says without a GPU, no boot changes; compiling takes minutes in emulation.
+@pytest.mark.anywhere
 def test_driver_library_speaks_the_cuda_of_its_branch(cuda, version):
     assert cuda["driver"] == {"status": 0, "version": CUDA_OF_BRANCH[version.split(".")[0]]}
 
 
+@pytest.mark.anywhere
 def test_runtime_is_not_newer_than_the_driver(cuda, toolkit):
     # The runtime of CUDA 11 asks for a device first, and says what the driver says of that.
     silent = toolkit < CUDA_12 and cuda["init"] != 0
@@ -271,16 +274,19 @@ def test_runtime_is_not_newer_than_the_driver(cuda, toolkit):
     assert toolkit <= cuda["driver"]["version"]
 
 
+@pytest.mark.anywhere
 def test_cuda_finds_the_gpu_if_there_is_one(cuda, machine):
     # Without one: 100 (no device), or another error where even the bus cannot be asked.
     assert (cuda["init"] == 0) == machine["gpu"]
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("architecture", [75, 80, 86, 89, 90])
 def test_nvrtc_compiles_for(cuda, architecture):
     assert cuda["compiled"][str(architecture)] == {"status": 0, "elf": True, "named": True}
 
 
+@pytest.mark.anywhere
 def test_nvrtc_knows_its_limits(cuda, toolkit):
     # Blackwell came with CUDA 12.8: an older compiler that knows it is not the one asked for.
     assert (cuda["compiled"]["120"]["status"] == 0) == (toolkit >= BLACKWELL)

@@ -22,6 +22,8 @@ OF_CUDA = re.compile(
 # The first Python whose venv brings no setuptools.
 SETUPTOOLS_LEFT = [3, 12]
 
+# Imports, inference and locks: no boot changes what they say.
+pytestmark = pytest.mark.anywhere
 each_environment = pytest.mark.each_use("python_frameworks")
 
 

@@ -22,7 +22,10 @@ def has_torch(use):
     return "torch" in locked_in(use)
 
 
-pytestmark = pytest.mark.each_use("python_frameworks", where=has_torch)
+pytestmark = [
+    pytest.mark.each_use("python_frameworks", where=has_torch),
+    pytest.mark.anywhere,
+]
 
 
 @pytest.fixture(scope="module")
