@@ -9,22 +9,24 @@ from __future__ import annotations
 import base64
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import GUEST_HOST
-from builder.fetch.urls import is_loopback
+from builder.fetch.urls import is_loopback, redacted_text, secrets_in
 from builder.inspection import result
 from builder.partitions import data
 from builder.supplies import GUEST_PORTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from builder.partitions import RootFileSystem
+    from builder.pipeline import Pipeline
     from builder.verify import CheckResult
 
 KEY: Final = "leaks::no key of the build"
@@ -34,8 +36,11 @@ MIRROR: Final = "leaks::no mirror that is not the image's own"
 _KINDS = (KEY, SECRET, ADDRESS, MIRROR)
 # How variables are called whose values nobody else should read.
 _SECRET = re.compile(
-    r"(?:^|_)(?:token|password|passphrase|secret|credential|(?:api|access|private|secret)_key)s?$"
+    r"(?:^|_)(?:token|password|passwd|passphrase|secret|credential|(?:api|access|private|secret)_key"
+    r"|(?:dsa|ecdsa|ed25519|rsa)_private)s?$"
 )
+# Below this, cloud-init has passwords behind the names of users: "me:word".
+_USERS = "chpasswd"
 # What is shorter stands in any disk by chance.
 _SHORTEST = 8
 _MOST = 3
@@ -77,30 +82,59 @@ def key_needles(logins: Iterable[str]) -> Iterator[Needle]:
         yield Needle(KEY, "the private key of a build", file[: len(file) // 4 * 4 - 4])
 
 
-def secret_needles(
-    variables: Mapping[str, Any], environment: Mapping[str, str]
-) -> Iterator[Needle]:
-    """Yield what variables hold whose names say that it is secret, and passwords of proxies."""
-    for name, value in variables.items():
-        if _SECRET.search(name):
-            yield from (_secret(f"variable {name}", text) for text in _texts(value))
-        elif isinstance(value, dict):
-            yield from secret_needles(value, {})
-    for name, url in _proxies(environment):
-        if password := urlsplit(url).password:
-            yield _secret(f"the password in {name}", password)
+def pipeline_secrets(pipeline: Pipeline, stage: str) -> Iterator[Needle]:
+    """Yield what a project's files hold that is secret, as far as a stage's image was made of it.
+
+    Of every use of a role, those of all stages below too: where two are called the same, what the
+    earlier one was given may be in the image as well.
+    """
+    for _, values in pipeline.every_use(stage):
+        yield from secret_needles("variable ", values)
+    yield from secret_needles("caches.", pipeline.caches)
+    yield from secret_needles(f"source.{pipeline.source.kind}.", pipeline.source.settings)
+
+
+def host_secrets(environment: Mapping[str, str], index: str | None) -> Iterator[Needle]:
+    """Yield the logins of this host's proxies, and of the ``index`` of its pip."""
+    for name, url in (*_proxies(environment), ("the index of this host's pip", index or "")):
+        yield from _logins(name, url)
+
+
+def secret_needles(place: str, document: Mapping[str, Any]) -> Iterator[Needle]:
+    """Yield what a document holds under names that call it secret, and the logins in its URLs.
+
+    However deep it lies, in mappings and in lists. ``place`` goes before the names.
+    """
+    for names, text in _texts(document):
+        what = redacted_text(place + ".".join(names))
+        if any(_SECRET.search(name) for name in names):
+            yield _secret(what, text)
+        elif _USERS in names:
+            yield from (_secret(what, line.partition(":")[2]) for line in text.splitlines())
+        yield from _logins(what, text)
+
+
+def _logins(what: str, text: str) -> Iterator[Needle]:
+    for login in secrets_in(text, _SECRET):
+        yield _secret(f"the password in {what}", login)
 
 
 def _secret(what: str, text: str) -> Needle:
     return Needle(SECRET, what, text.strip().encode())
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts(each)
+def _texts(value: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the texts and numbers in a document, each with the names that lead there."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            if "://" in str(name):
+                yield names, str(name)
+            yield from _texts(each, (*names, str(name)))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each, names)
+    elif value is not None and not isinstance(value, bool):
+        yield names, str(value)
 
 
 def address_needles(environment: Mapping[str, str]) -> Iterator[Needle]:

@@ -16,7 +16,7 @@ from builder.memo import Tree, keep, program_digest, recall
 from builder.role_names import role_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 PIPELINE_FILE = Path("stages/pipeline.yml")
 ROLES_FOLDER = Path("ansible/roles")
@@ -194,8 +194,13 @@ class Pipeline:
 
         Where two stages call a use the same, the later one's.
         """
-        uses = (use for stage in self.lineage(name) for use in stage.roles)
-        return {use.name: self._in_force(use) for use in uses}
+        return dict(self.every_use(name))
+
+    def every_use(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield each use of a role in a stage and its ancestors, with its values in force."""
+        for stage in self.lineage(name):
+            for use in stage.roles:
+                yield use.name, self._in_force(use)
 
     def _in_force(self, use: RoleUse) -> dict[str, Any]:
         """Return what a use is given, and defaults. Files are named relative to the project."""

@@ -225,7 +225,7 @@ def _inspect(
         packages = image.record.packages
         seen = inspect(disk, raw, packages, made_of=image.disk, wanted=compression)
         seen += tuple(hygiene_results(RootFileSystem.find(raw), disk.parent))
-        seen += _leaks(project, raw, lineage, checks)
+        seen += _leaks(project, raw, lineage)
     finally:
         raw.unlink(missing_ok=True)
     seconds = round(time.monotonic() - started, 1)
@@ -237,9 +237,7 @@ def _inspect(
     return seen
 
 
-def _leaks(
-    project: Project, raw: Path, lineage: Sequence[Image], checks: CheckSet
-) -> tuple[CheckResult, ...]:
+def _leaks(project: Project, raw: Path, lineage: Sequence[Image]) -> tuple[CheckResult, ...]:
     """Search the bytes that ship for what only their build should know."""
     from builder import leaks  # late, with the caches that it knows: for releases alone
     from builder.caches.pypi import pip_settings
@@ -249,7 +247,8 @@ def _leaks(
     index = pip_settings().get("index-url")
     needles = (
         *leaks.key_needles(logins),
-        *leaks.secret_needles(checks.variables, os.environ),
+        *leaks.pipeline_secrets(project.pipeline, lineage[-1].record.stage),
+        *leaks.host_secrets(os.environ, index),
         *leaks.address_needles(os.environ),
         *leaks.mirror_needles(project.pipeline.caches, index, package_sources(root)),
     )

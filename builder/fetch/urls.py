@@ -9,12 +9,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _PORTS = {"http": 80, "https": 443}
+# How long a name of a user is at least that is a token: people and machines have shorter ones.
+_TOKEN = 16
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 
 
@@ -47,6 +49,30 @@ def redacted(url: str) -> str:
 def redacted_text(text: str) -> str:
     """Return a text that may be shown: its URLs redacted."""
     return _URL.sub(lambda found: redacted(found.group()), text)
+
+
+def secrets_in(text: str, names: re.Pattern[str]) -> Iterator[str]:
+    """Yield the secrets of the URLs in a text, as they stand there and as a server is told them.
+
+    They are passwords, values in queries whose names match ``names``, and long names of users
+    without a password: these are tokens.
+    """
+    for found in _URL.findall(text):
+        for secret in _secrets_of(found, names):
+            yield from dict.fromkeys((secret, unquote(secret)))
+
+
+def _secrets_of(url: str, names: re.Pattern[str]) -> Iterator[str]:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return  # what is no URL leads to no server
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    if password or len(user) >= _TOKEN:
+        yield password or user
+    for name, _, value in (item.partition("=") for item in parts.query.split("&")):
+        if names.search(name):
+            yield value
 
 
 def is_loopback(host: str) -> bool:

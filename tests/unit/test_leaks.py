@@ -12,12 +12,15 @@ from builder.leaks import (
     Hit,
     Needle,
     address_needles,
+    host_secrets,
     key_needles,
     leak_results,
     mirror_needles,
+    pipeline_secrets,
     search,
     secret_needles,
 )
+from builder.pipeline import load_pipeline
 
 MIB = 1 << 20
 LOGIN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
@@ -89,8 +92,113 @@ def test_variables_that_call_themselves_secret():
         "registry": {"password": " abc ", "user": "me"},
         "site_api_keys": ["one", {"two": "three"}],
         "ssh_password_authentication": "no",
+        "site_secret": None,
+        "site_passwords": [True],
     }
-    assert told(secret_needles(variables, {})).keys() == {"hf_0123", "abc", "one", "three"}
+    assert told(secret_needles("variable ", variables)) == {
+        "hf_0123": "variable hub_token",
+        "abc": "variable registry.password",
+        "one": "variable site_api_keys",
+        "three": "variable site_api_keys.two",
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "secret"),
+    [
+        ({"registries": [{"name": "a", "password": "in a list"}]}, "in a list"),
+        ({"registries": [[{"more": {"api_key": "in two lists"}}]]}, "in two lists"),
+        ({"db_password": 1234567890}, "1234567890"),
+        ({"db_passwords": [12345678.5]}, "12345678.5"),
+        ({"index": "https://me:in-a-url@wheels.example/simple"}, "in-a-url"),
+        ({"lines": ["deb [a=b] http://me:in-a-line@a.example/debian x main"]}, "in-a-line"),
+        ({"index": "https://glpat-0123456789abcdef@wheels.example/"}, "glpat-0123456789abcdef"),
+        ({"index": "https://me:@wheels.example/?a=b&api_token=in-a-query"}, "in-a-query"),
+        ({"https://me:in-a-name@a.example/": ["https://b.example/"]}, "in-a-name"),
+        ({"chpasswd": {"list": "root:after a name\n"}}, "after a name"),
+        ({"chpasswd": {"list": ["root:after a name"]}}, "after a name"),
+        ({"chpasswd": {"users": [{"name": "me", "password": "of a user"}]}}, "of a user"),
+        (
+            {"users": ["default", {"name": "me", "plain_text_passwd": "in the clear"}]},
+            "in the clear",
+        ),
+        ({"ssh_keys": {"ed25519_private": "a key", "ed25519_public": "half of it"}}, "a key"),
+    ],
+)
+def test_it_is_secret_wherever_it_stands(document, secret):
+    found = told(secret_needles("here: ", document))
+    assert found.keys() == {secret} or found.keys() == {secret, ""}
+    assert "here: " in found[secret]
+    assert secret not in found[secret], "what is secret is not shown"
+
+
+def test_a_short_name_before_a_host_is_no_token():
+    urls = {"a": "ssh://git@code.example/x", "b": "http://[broken", "c": "http://a.example/?b=c"}
+    assert told(secret_needles("", urls)) == {}
+
+
+PIPELINE = """\
+schema: 1
+name: tiny
+version: "1.0.0"
+variant: one
+stages: [base, final]
+caches:
+  pypi: {url: "https://me:of-the-index@wheels.example/simple"}
+  models: {upstream: "https://me:of-the-hub@hub.example/"}
+variants:
+  one:
+    source:
+      cloud_image:
+        url: https://me:of-the-image@images.example/one.qcow2
+        sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        seed:
+          user_data:
+            users: [{name: me, passwd: of-cloud-init}]
+"""
+SPECS = """\
+argument_specs:
+  main:
+    options:
+      greeting_token: {type: str}
+      greeting_registries: {type: list, elements: dict}
+"""
+
+
+@pytest.mark.parametrize(
+    ("secret", "what"),
+    [
+        ("of-base", "variable greeting_token"),
+        ("of-another-use", "variable greeting_token"),
+        ("of-final", "variable greeting_token"),
+        ("of-a-list", "variable greeting_registries.password"),
+        ("of-the-index", "the password in caches.pypi.url"),
+        ("of-the-hub", "the password in caches.models.upstream"),
+        ("of-the-image", "the password in source.cloud_image.url"),
+        ("of-cloud-init", "source.cloud_image.seed.user_data.users.passwd"),
+    ],
+)
+def test_what_a_project_holds(project, secret, what):
+    base = """\
+        roles:
+          - role: greeting
+            variables: {greeting_token: of-base, greeting_registries: [{password: of-a-list}]}
+          - {role: greeting, as: twice, variables: {greeting_token: of-another-use}}
+        """
+    final = """\
+        parent: base
+        roles:
+          - {role: greeting, as: twice, variables: {greeting_token: of-final}}
+        """
+    files = {"stages/pipeline.yml": PIPELINE, "stages/base/stage.yml": base}
+    folder = project(
+        {
+            **files,
+            "stages/final/stage.yml": final,
+            "ansible/roles/greeting/meta/argument_specs.yml": SPECS,
+        }
+    )
+    assert told(pipeline_secrets(load_pipeline(folder), "final"))[secret] == what
 
 
 def test_proxies_and_their_passwords():
@@ -99,11 +207,19 @@ def test_proxies_and_their_passwords():
         "HTTP_PROXY": "10.1.2.3:8080",
         "no_proxy": "localhost",
     }
-    assert told(secret_needles({}, environment)) == {"pass%21": "the password in https_proxy"}
+    assert told(host_secrets(environment, None)) == {
+        "pass%21": "the password in https_proxy",
+        "pass!": "the password in https_proxy",
+    }
     found = told(address_needles(environment))
     assert found["proxy.example:3128"] == "the proxy in https_proxy"
     assert found["10.1.2.3:8080"] == "the proxy in HTTP_PROXY"
     assert {"127.0.0.1:3142", "10.0.2.100:3141"} <= found.keys()
+
+
+def test_the_password_of_the_index_of_pip():
+    found = told(host_secrets({}, "https://me:of-this-host@wheels.example/simple"))
+    assert found == {"of-this-host": "the password in the index of this host's pip"}
 
 
 def test_mirrors_but_not_those_of_the_image():
