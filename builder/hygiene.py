@@ -11,7 +11,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.inspection import result
+from builder.esp import copy_esps
+from builder.inspection import UNREADABLE, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,9 @@ FOLDERS = (
     "/var/lib/apt", "/var/lib/cloud", "/var/lib/dbus", "/var/lib/dhcp", "/var/lib/dhcpcd",
     "/var/lib/NetworkManager", "/var/lib/samba/private", "/var/lib/sss", "/var/lib/systemd",
 )  # fmt: skip
+# Where the files of the EFI system partition are copied to, and nothing of the root file system.
+ESP = "/efi"
+READ = "hygiene::the disk can be read"
 _MOST_TOLD = 5
 _LARGE = 1 << 20
 _PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
@@ -127,13 +131,15 @@ POINTS: dict[str, Callable[[Tree], list[str]]] = {
     "hygiene::no SSH host key": _absent("/etc/ssh/ssh_host_*"),
     "hygiene::no machine-id": _machine_id,
     "hygiene::nobody's keys": _absent("/root/.ssh/*", "/home/*/.ssh/*"),
-    "hygiene::no private key": lambda tree: tree.having(_PRIVATE_KEY, "/etc", "/root", "/home"),
+    "hygiene::no private key": lambda tree: tree.having(
+        _PRIVATE_KEY, "/etc", "/root", "/home", ESP
+    ),
     "hygiene::no password": _passwords,
     "hygiene::no file of credentials": _absent(
         "/root/.netrc", "/root/.pypirc", "/root/.docker", "/root/.aws", "/root/.azure",
         "/root/.config/gcloud", "/root/.git-credentials", "/root/.kube", "/root/.gnupg",
         "/etc/apt/auth.conf", "/etc/apt/auth.conf.d/*", "/etc/credstore/*",
-        "/var/lib/systemd/credential.secret",
+        "/var/lib/systemd/credential.secret", f"{ESP}/**/*.cred",
     ),
     "hygiene::no memory of cloud-init": _absent(
         "/var/lib/cloud/*", "/etc/ssh/sshd_config.d/50-cloud-init.conf",
@@ -166,7 +172,7 @@ POINTS: dict[str, Callable[[Tree], list[str]]] = {
         "/etc/**/*.dpkg-dist", "/etc/**/*~", "/var/backups/*", "/var/cache/debconf/*-old",
     ),
     "hygiene::no random seed": _absent(
-        "/var/lib/systemd/random-seed", "/boot/efi/loader/random-seed",
+        "/var/lib/systemd/random-seed", "/boot/efi/loader/random-seed", f"{ESP}/loader/random-seed",
     ),
     "hygiene::no membership": _absent(
         "/etc/krb5.keytab", "/var/lib/sss/db/*", "/var/lib/sss/secrets/*",
@@ -182,12 +188,19 @@ POINTS: dict[str, Callable[[Tree], list[str]]] = {
 
 
 def hygiene_results(root: RootFileSystem | None, work: Path) -> Iterator[CheckResult]:
-    """Answer every point for a root file system; ``work`` is where its files are copied to."""
+    """Answer every point for a disk; ``work`` is where its files are copied to.
+
+    Of a disk that cannot be read nothing is known, which is a failure.
+    """
     if root is None:
+        yield result(READ, UNREADABLE)
         return
     folder = work / "files"
     try:
         root.copy(FOLDERS, folder)
+        # A partition may be the largest and not be the root.
+        rootless = "" if (folder / "etc").is_dir() else "its root file system has no /etc\n"
+        yield result(READ, rootless + copy_esps(root.raw, folder / ESP.lstrip("/")))
         yield from results_of(Tree(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

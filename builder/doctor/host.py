@@ -29,6 +29,7 @@ _VERSION = re.compile(r"version (\d+)\.(\d+)")
 # Programs that need only be there.
 _PROGRAMS = ("socat", "ssh", "ssh-keygen", "setpriv", "unshare", "setsid")
 _DISK_PROGRAMS = ("mmdebstrap", "mmd", "mcopy", "mkfs.vfat", "mkfs.ext4", "sfdisk")
+_RELEASE_PROGRAMS = ("sfdisk", "debugfs", "dumpe2fs", "e2fsck", "mcopy")
 _INSTALLER_PROGRAMS = ("xorriso", "sfdisk", "debugfs")
 _CONTAINER_PROGRAMS = ("systemd-nspawn", "ip", "losetup", "mount")
 
@@ -106,6 +107,7 @@ def user(case: Case) -> Iterator[Finding]:
 def programs(case: Case) -> Iterator[Finding]:
     """Say whether the programs are there that builds start."""
     yield _all_there("programs", "programs of every build", _PROGRAMS, "fail")
+    yield _all_there("release", "programs that read a release", _RELEASE_PROGRAMS, "fail")
     if case.pipeline.source.kind == "bootstrap":
         yield _all_there("disks", "programs that make disks", _DISK_PROGRAMS, "fail")
     if case.pipeline.source.kind == "iso":

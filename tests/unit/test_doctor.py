@@ -180,6 +180,13 @@ def test_every_program_that_is_looked_for_has_a_package(pipeline, host, install)
     assert not wrong
 
 
+def test_programs_that_read_a_release_are_for_every_source(pipeline, host, install):
+    pipeline.source = cloud_image()
+    finding = found(pipeline, host)["release"]
+    assert finding.level == "fail"
+    assert "mtools" in finding.cure
+
+
 def test_programs_that_make_disks_are_for_bootstrapping(pipeline, host, install):
     assert "disks" in found(pipeline, host)
     pipeline.source = cloud_image()

@@ -31,7 +31,11 @@ LEFT = {
         "/root/.ssh/authorized_keys": "ssh-ed25519 A",
         "/home/me/.ssh/known_hosts": "x",
     },
-    "hygiene::no private key": {"/etc/ssl/site.key": KEY, "/home/me/id": KEY},
+    "hygiene::no private key": {
+        "/etc/ssl/site.key": KEY,
+        "/home/me/id": KEY,
+        "/efi/efi/debian/mok.key": KEY,
+    },
     "hygiene::no password": {
         "/etc/shadow": "root:$y$j9T$salt$hash:19000:0:99999:7:::\n",
     },
@@ -40,6 +44,8 @@ LEFT = {
         "/root/.aws/credentials": "x",
         "/etc/apt/auth.conf.d/site.conf": "machine x",
         "/etc/credstore/x": "x",
+        "/efi/loader/credentials/x.cred": "x",
+        "/efi/efi/linux/x.efi.extra.d/x.cred": "x",
     },
     "hygiene::no memory of cloud-init": {
         "/var/lib/cloud/instances/i/user-data.txt": "x",
@@ -91,6 +97,7 @@ LEFT = {
     "hygiene::no random seed": {
         "/var/lib/systemd/random-seed": "x",
         "/boot/efi/loader/random-seed": "x",
+        "/efi/loader/random-seed": "x",
     },
     "hygiene::no membership": {"/etc/krb5.keytab": "x", "/var/lib/sss/db/cache.ldb": "x"},
     "hygiene::no swap": {"/etc/fstab": "/swapfile none swap sw 0 0\n"},
