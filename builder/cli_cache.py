@@ -176,7 +176,7 @@ def _store_of(project: Project, settings: Settings) -> tuple[Sequence[Entry], An
     """Return the store's entries, which of them are current, and both for a machine."""
     from builder import holdings
 
-    entries = holdings.survey(project.store)
+    entries = holdings.survey(project.store, project.folder / "dist")
     known = _current(project, entries, settings)
     # Where it is not known, what was used last is the next best.
     current = holdings.made_last(project.store) if known is None else known.keys()
@@ -284,7 +284,7 @@ def _prune_store(
     from builder import holdings
     from builder import prune as pruning
 
-    entries = holdings.survey(project.store)
+    entries = holdings.survey(project.store, project.folder / "dist")
     rules = pruning.Rules(
         now=time.time(),
         current=_current(project, entries, settings),

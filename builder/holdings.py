@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from builder import disks
+from builder import disks, scratch
 from builder.digest import digest_document, short
 from builder.store import DISK, Image, stands_on
 
@@ -51,9 +51,9 @@ _BLOCK = 512
 class Entry:
     """One thing in the store: an image, a checkpoint, or something that stands alone.
 
-    ``place`` is its path in the store, ``below`` the place that its disk reads from. ``created``
-    and ``used`` are seconds since 1970. ``held``: somebody works with it at this moment. ``broken``
-    tells, of the kind of that name, why it does not count.
+    ``place`` is its path in the store, absolute where it is outside, ``below`` the place that its
+    disk reads from. ``created`` and ``used`` are seconds since 1970. ``held``: somebody works with
+    it at this moment. ``broken`` tells, of the kind of that name, why it does not count.
     """
 
     place: str
@@ -78,11 +78,15 @@ class Entry:
         return f"{self.kind} {short(self.key)} of {self.stage}" if self.is_layer else self.place
 
 
-def survey(store: Store) -> tuple[Entry, ...]:
-    """Return everything that the store holds."""
+def survey(store: Store, releases: Path | None = None) -> tuple[Entry, ...]:
+    """Return everything that the store holds.
+
+    And what is being published to the folder ``releases``, or was when its run was killed.
+    """
+    published = scratch.staging_folders(releases) if releases else []
     return (
         *(_layer(store, place, found) for place, found in store.survey()),
-        *(_staging(store, folder) for folder in store.staging_folders()),
+        *(_staging(store, folder) for folder in (*store.staging_folders(), *published)),
         *(_alone(store, "quarantine", folder) for folder in _below(store, "quarantine")),
         *(_alone(store, "logs", folder) for folder in _below(store, "logs") if folder.is_dir()),
         *(_failed(store, folder) for folder in _below(store, "failed")),
@@ -156,7 +160,7 @@ def _layer(store: Store, place: str, found: Image | str) -> Entry:
 
 def _staging(store: Store, folder: Path) -> Entry:
     used = last_change(folder)
-    held = not store.is_abandoned(folder)
+    held = not scratch.is_staging_abandoned(folder)
     return Entry(_place(store, folder), "staging", own_bytes(folder), used, held=held)
 
 
@@ -195,7 +199,9 @@ def _module(store: Store, path: Path) -> Entry:
 
 
 def _place(store: Store, folder: Path) -> str:
-    return str(folder.relative_to(store.root))
+    """Return what a folder is called: its path in the store, or all of it where it is outside."""
+    inside = folder.is_relative_to(store.root)
+    return str(folder.relative_to(store.root) if inside else folder)
 
 
 def _below(store: Store, name: str) -> list[Path]:

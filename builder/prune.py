@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from builder.digest import short
 from builder.holdings import Entry, chain, last_change
-from builder.scratch import remove_abandoned
+from builder.scratch import remove_staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -296,7 +296,7 @@ def _remove_failed(entry: Entry, store: Store) -> str | None:
 
 def _remove_staging(entry: Entry, store: Store) -> str | None:
     folder = store.root / entry.place
-    remove_abandoned(folder, folder.name.removeprefix(".staging-"))
+    remove_staging(folder)
     return "in use" if folder.exists() else None
 
 

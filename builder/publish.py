@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from builder.hygiene import hygiene_results
 from builder.inspection import inspect, package_sources
 from builder.partitions import RootFileSystem
 from builder.record import utc_now
+from builder.scratch import staging, sweep_staging
 from builder.verify import Verdict, copied, require_passed
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def publish(
     wanted = project.pipeline, image, output, compression, project.facts
     reporter.concerning(project.pipeline.variant, project.engine.name)
     fresh = False
+    sweep_staging(output)
     release = find_release(*wanted)
     if release is None:
         name, waiting = f"release-{image.key}", _waiting(reporter)
@@ -157,10 +158,7 @@ def _make(
     verdict = _require_verdict(project, image, checks)
     lineage = _lineage(project, image)
     name = release_name(pipeline, image.key)
-    staged = output / f".{name}.partial"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    try:
+    with staging(output) as staged:
         disk = staged / f"{name}.qcow2"
         reporter.doing(f"flattening and compressing {stage}")
         disks.flatten(lineage[-1].disk, disk, compression=compression)
@@ -177,8 +175,6 @@ def _make(
         manifest["compatibility"] = _compatible(project, image)
         _describe(staged, manifest, disk)
         return _commit(staged, output / name, manifest)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _beside(project: Project) -> NspawnEngine | None:

@@ -1,4 +1,4 @@
-"""Short-lived folders with short names, for sockets and for disks that nobody keeps.
+"""Short-lived folders: short names for sockets and disks that nobody keeps, and work in progress.
 
 A Unix socket's path ends at 107 characters, less than many a project's. A killed run leaves its
 folder behind; the next one that needs a folder takes it away.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PREFIX = "vaultbuild-"
+_STAGING = ".staging-"
 _YOUNG_SECONDS = 60
 
 
@@ -55,6 +56,46 @@ def sweep() -> None:
         with contextlib.suppress(OSError):
             if folder.stat().st_uid == os.getuid():
                 remove_abandoned(folder, folder.name.removeprefix(_PREFIX))
+
+
+@contextlib.contextmanager
+def staging(place: Path) -> Iterator[Path]:
+    """Yield a fresh folder in ``place``, for what is then moved to its own place there.
+
+    It is removed in the end, unless it was moved. A killed run leaves it for :func:`sweep_staging`.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{os.getpid()}-", dir=place))
+    folder.chmod(0o755)
+    with owned(folder):
+        yield folder
+
+
+def trash(place: Path, name: str) -> Path:
+    """Return where in ``place`` something is put that is about to go; it is swept if need be."""
+    return place / f"{_STAGING}{os.getpid()}-{name}"
+
+
+def staging_folders(place: Path) -> list[Path]:
+    """Return the folders of work in progress in ``place``, and of work that did not end well."""
+    return sorted(place.glob(f"{_STAGING}*"))
+
+
+def sweep_staging(place: Path) -> None:
+    """Remove the staging folders in ``place`` that nobody holds."""
+    for folder in staging_folders(place):
+        with contextlib.suppress(OSError):
+            remove_staging(folder)
+
+
+def remove_staging(folder: Path) -> None:
+    """Remove a staging folder that nobody holds."""
+    remove_abandoned(folder, folder.name.removeprefix(_STAGING))
+
+
+def is_staging_abandoned(folder: Path) -> bool:
+    """Whether :func:`remove_staging` would remove a folder."""
+    return is_abandoned(folder, folder.name.removeprefix(_STAGING))
 
 
 def remove_abandoned(folder: Path, name: str) -> None:

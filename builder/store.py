@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -29,11 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import files
+from builder import files, scratch
 from builder.digest import digest_document, digest_file
 from builder.errors import StoreError
 from builder.record import BuildRecord, read_record
-from builder.scratch import is_abandoned, owned, remove_abandoned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +41,6 @@ DISK = "disk.qcow2"
 _IMAGES = "images"
 _CHECKPOINTS = "checkpoints"
 _RECORD = "record.json"
-_STAGING = ".staging-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +235,7 @@ class Store:
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
         """Yield a fresh folder beside the images; it is removed unless it was committed."""
-        self._images.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING}{os.getpid()}-", dir=self._images))
-        folder.chmod(0o755)
-        with owned(folder):
+        with scratch.staging(self._images) as folder:
             yield folder
 
     def commit(self, staged: Path, record: BuildRecord, *, replace: bool = False) -> Image:
@@ -321,7 +315,7 @@ class Store:
         folder = self.root / place
         if not folder.exists():
             return None
-        trash = self._images / f"{_STAGING}{os.getpid()}-{folder.parent.name}-{folder.name}"
+        trash = scratch.trash(self._images, f"{folder.parent.name}-{folder.name}")
         return folder.rename(trash)
 
     def all(self) -> Iterator[Image]:
@@ -376,17 +370,11 @@ class Store:
 
     def sweep(self) -> None:
         """Remove the staging folders that nobody holds."""
-        for folder in self.staging_folders():
-            with contextlib.suppress(FileNotFoundError):
-                remove_abandoned(folder, folder.name.removeprefix(_STAGING))
+        scratch.sweep_staging(self._images)
 
     def staging_folders(self) -> list[Path]:
         """Return the folders of builds in progress, and of those that did not end well."""
-        return sorted(self._images.glob(f"{_STAGING}*"))
-
-    def is_abandoned(self, folder: Path) -> bool:
-        """Whether nobody holds a staging folder."""
-        return is_abandoned(folder, folder.name.removeprefix(_STAGING))
+        return scratch.staging_folders(self._images)
 
     def _latest(self, variant: str, stage: str) -> Path:
         return self.root / "latest" / variant / f"{stage}.json"

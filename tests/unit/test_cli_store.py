@@ -128,6 +128,16 @@ def test_pruning_to_a_size_that_does_not_fit_says_so(run, project, stored):
     assert "does not fit" in done.stderr
 
 
+def test_what_a_killed_publish_left_in_dist_goes(run, stored):
+    unused = Path("/proc/sys/kernel/pid_max").read_text().strip()
+    left = stored / f"dist/.staging-{unused}-x"
+    left.mkdir(parents=True)
+    assert left.name in run("--project", stored, "cache", "prune", "--dry-run").stdout
+    assert left.exists()
+    assert run("--project", stored, "cache", "prune").exit_code == 0
+    assert not left.exists()
+
+
 def test_a_store_can_be_pruned_while_the_project_is_broken(run, project, stored):
     project({"stages/pipeline.yml": "schema: ["})
     done = run("--project", stored, "cache", "prune", "--keep", "1")

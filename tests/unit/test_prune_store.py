@@ -179,6 +179,22 @@ def test_a_staging_folder_that_is_held_stays(store):
         assert (choice.action, choice.reason) == ("keep", "in use")
 
 
+def test_what_a_killed_publish_left_is_removed(store, tmp_path):
+    releases = tmp_path / "dist"
+    left, held = (releases / f".staging-{_unused_pid()}-{name}" for name in "ab")
+    for folder in (left, held, releases / "a-release"):
+        write(folder / "disk.raw")
+    with owned(held):
+        choices = decide(survey(store, releases), Rules(now=time.time(), current={}, keep=1))
+        done = prune.carry_out(choices, store)
+    assert [(each.entry.place, each.action) for each in done] == [
+        (str(left), "remove"),
+        (str(held), "keep"),
+    ]
+    assert not left.exists()
+    assert (releases / "a-release/disk.raw").exists()
+
+
 def test_a_failed_disk_somebody_looks_at_stays(store):
     age(write(store.root / "failed/one-final/disk.qcow2"), days=40)
     choices = choose(store)

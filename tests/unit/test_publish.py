@@ -11,7 +11,8 @@ import pytest
 from builder.clones import Clone, clone_results
 from builder.digest import Facts
 from builder.errors import StoreError
-from builder.publish import find_release, packages_digest, release_name
+from builder.publish import find_release, packages_digest, publish, release_name
+from builder.scratch import owned
 
 KEY = "0123456789abcdef" * 4
 DISK = "d" * 64
@@ -163,6 +164,36 @@ def test_a_file_is_in_the_way(tmp_path):
     (tmp_path / release_name(PIPELINE, KEY)).write_text("notes")
     with pytest.raises(StoreError, match="exists and is not this release"):
         found(tmp_path)
+
+
+# --- what killed runs left ------------------------------------------------------------------------
+
+
+def test_what_a_killed_publish_of_another_image_left_goes(release, tmp_path):
+    """The lock on a folder goes with its holder; what is held is somebody's work."""
+    folder = release()
+    unused = Path("/proc/sys/kernel/pid_max").read_text().strip()
+    left, held, foreign = (
+        tmp_path / f".staging-{unused}-a",
+        tmp_path / f".staging-{unused}-b",
+        tmp_path / ".mine",
+    )
+    for each in (left, held, foreign):
+        each.mkdir()
+        (each / "disk.raw").write_bytes(b"half")
+    told = []
+    reporter = SimpleNamespace(
+        concerning=lambda *_: None, published=lambda image, _, *, fresh: told.append((image, fresh))
+    )
+    project = SimpleNamespace(
+        pipeline=PIPELINE, facts=Facts(tmp_path / "facts.json"), engine=SimpleNamespace(name="qemu")
+    )
+    with owned(held):
+        publish(project, IMAGE, output=tmp_path, logs=lambda: tmp_path, reporter=reporter)
+        assert held.exists()
+    assert told == [(folder / f"{folder.name}.qcow2", False)]
+    assert not left.exists()
+    assert foreign.exists()
 
 
 # --- what a manifest says -------------------------------------------------------------------------
