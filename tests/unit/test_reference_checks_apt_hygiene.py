@@ -20,6 +20,7 @@ def answer():
         "periodic": ['APT::Periodic "";', *(line for line in written if line[:2] != "//")],
         "present": [],
         "timers": "Thu 2026-11-26 03:00:00 UTC 1h - - systemd-tmpfiles-clean.timer",
+        "unneeded": [],
         "units": dict.fromkeys(defaults["apt_hygiene_masked_units"], "masked"),
     }
     return {"expected": defaults, MACHINE: machine}
@@ -32,6 +33,7 @@ def told(**machine):
 UNITS = "test_units_are_masked"
 TIMERS = "test_no_timer_starts_apt"
 JOB = "test_the_daily_job_does_nothing"
+UNNEEDED = "test_nothing_stays_that_nobody_needs"
 PRESENT = "test_nothing_is_there_that_upgrades"
 # Case: (what is different,).
 SOUND = {
@@ -57,5 +59,7 @@ BROKEN = {
         told(periodic=('APT::Periodic::Unattended-Upgrade "0";', None)),
         JOB,
     ),
+    "a package that nobody needs": (told(unneeded=["python3-distro-info"]), UNNEEDED),
+    "apt cannot tell": (told(unneeded="error: CalledProcessError(100, 'apt-get')"), UNNEEDED),
     "the package is there": (told(present=["unattended-upgrades"]), PRESENT),
 }

@@ -11,7 +11,7 @@ PROGRAM = Path(__file__).with_name("machine.py").read_text()
 
 @pytest.fixture(scope="module")
 def machine(host, expected):
-    """What the machine says about upgrades that come by themselves."""
+    """What the machine says about packages that come and stay by themselves."""
     asked = [expected["apt_hygiene_masked_units"], expected["apt_hygiene_removed_packages"]]
     done = host.run("python3 -c %s %s", PROGRAM, json.dumps(asked))
     if done.rc:
@@ -38,3 +38,7 @@ def test_the_daily_job_does_nothing(machine):
 
 def test_nothing_is_there_that_upgrades(machine):
     assert machine["present"] == []
+
+
+def test_nothing_stays_that_nobody_needs(machine):
+    assert machine["unneeded"] == []
