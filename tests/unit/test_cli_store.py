@@ -72,7 +72,8 @@ def test_the_status_of_the_store_has_a_stable_form(run, stored):
     assert document["schema"] == 1
     store = document["store"]
     assert set(store) == {
-        "stages", "entries", "quarantine", "staging", "logs", "failed", "verdicts", "broken",
+        "stages", "entries", "quarantine", "staging", "logs", "failed", "verdicts", "modules",
+        "broken",
         "current_known", "total_bytes", "free_bytes",
     }  # fmt: skip
     assert set(store["stages"][0]) == {

@@ -284,6 +284,8 @@ def test_evidence_makes_room_first():
     [
         (alone("logs", "a", age=31), "remove", "older than 30 days"),
         (alone("logs", "a", age=29), "keep", "29 days old"),
+        (alone("modules", "a.tar", age=31), "remove", "older than 30 days"),
+        (alone("modules", "a.tar", age=3), "keep", "3 days old"),
         (alone("quarantine", "a", age=31), "remove", "older than 30 days"),
         (alone("quarantine", "a", age=1), "keep", "1 day old"),
         (alone("failed", "a", age=8), "remove", "older than 7 days"),

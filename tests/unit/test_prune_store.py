@@ -84,6 +84,17 @@ def test_what_was_decided_is_done(store, history):
     assert {each.action for each in choose(store)} == {"keep"}, "the second time nothing is to do"
 
 
+@pytest.mark.parametrize("read", [0, 40], ids=["read today", "not read since"])
+def test_a_compiled_module_goes_when_nobody_took_it_for_long(store, history, read):
+    kept = store.root / "modules/nvidia.tar"
+    kept.parent.mkdir()
+    kept.write_bytes(b"module")
+    now = time.time()
+    os.utime(kept, (now - read * DAY, now - 90 * DAY))
+    prune.carry_out(choose(store), store)
+    assert kept.exists() == (read == 0)
+
+
 def test_deciding_changes_nothing(store, history):
     before = sorted(store.root.rglob("*"))
     choose(store, max_bytes=0)

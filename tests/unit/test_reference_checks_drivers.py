@@ -309,9 +309,7 @@ BROKEN = {
         MARKER,
     ),
     "module was built from another driver": (told(markers=[marker(PROPRIETARY, OLD)]), MARKER),
-    "module of the other flavour was built": (
-        told(markers=[marker(PROPRIETARY, flavour="open")]), MARKER,
-    ),
+    "other flavour was built": (told(markers=[marker(PROPRIETARY, flavour="open")]), MARKER),
     "nothing says what the module was built for": (told(markers=[]), MARKER),
     "module under another licence": (module_says("", license="Dual MIT/GPL"), FLAVOUR),
     "DKMS has an older driver too": (told(dkms=(None, dkms(PROPRIETARY, OLD))), DKMS),
