@@ -188,6 +188,20 @@ def test_the_caches_are_seen_and_stopped_while_a_file_is_wrong(run, project, com
     assert ["apt", "stopped"] in [line.split() for line in done.stdout.splitlines()]
 
 
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_the_status_shows_no_password_of_a_cache(run, project, words):
+    folder = project()
+    (folder / "cache/etc").mkdir(parents=True)
+    path = folder / "stages/pipeline.yml"
+    path.write_text(
+        path.read_text() + "caches: {apt: {url: 'http://builder:s3cret@127.0.0.1:9'}}\n"
+    )
+    done = run("--project", folder, "cache", "status", *words)
+    assert done.exit_code == 0, done.stderr
+    assert "http://127.0.0.1:9" in done.stdout
+    assert "s3cret" not in done.output
+
+
 @pytest.fixture
 def cached(stored):
     """The project of a store, with two packages in its cache, one of them not used for long."""

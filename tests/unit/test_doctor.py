@@ -211,6 +211,14 @@ def test_remote_caches_that_do_not_answer_fail(pipeline, host, install):
     assert "caches.pypi.url" in finding.cure
 
 
+def test_a_remote_cache_is_told_without_its_password(pipeline, host, install):
+    pipeline.caches = {name: {"url": "http://builder:s3cret@127.0.0.1:9"} for name in OWN}
+    findings = doctor.examine(pipeline, host)
+    assert "http://127.0.0.1:9" in str(findings)
+    assert "s3cret" not in str(findings)
+    assert "builder:" not in str(findings)
+
+
 def test_a_fixed_port_that_is_taken_names_its_holder(pipeline, host, install):
     install("apt-cacher-ng")
     with socket.create_server((ports.LOOPBACK, 0)) as server:
