@@ -213,7 +213,7 @@ def _check(project: Project, image: Image, reporter: Reporter, *, whole: bool) -
         reporter.checked(stage, known, known=True)
     else:
         verdict, log = _judge(project, image, reporter, checks, project.engine)
-        require_passed(verdict, stage, log=log)
+        require_passed(verdict, stage, project.command, log=log)
     project.require_compatible_image(image)
 
 

@@ -319,7 +319,7 @@ def verify(
         # A machine reads a bad verdict too; the exit status and stderr say that it is one.
         if as_json:
             report.emit_json(verdict.to_json())
-        require_passed(verdict, name, log=log)
+        require_passed(verdict, name, project.command, log=log)
         project.require_compatible_image(image)
 
 

@@ -27,7 +27,7 @@ def finding_lines(findings: Iterable[Finding], table: Table, *, whole: bool) -> 
         if whole and (source := table.sources.get(each.source)):
             yield f"{_MARGIN}says: {source.what}"
     if kept and not whole:
-        yield f"{'ok':<6}{kept} more; vaultbuild -v compat tells them all"
+        yield f"{'ok':<6}{kept} more; -v tells them all"
 
 
 def driver_lines(question: Question, answers: Sequence[DriverAnswer]) -> Iterator[str]:

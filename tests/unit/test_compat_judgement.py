@@ -219,7 +219,7 @@ def test_the_command_judges(folder):
     said = ask(folder, "base")
     assert said.exit_code == 0, said.output
     assert "driver branch 550 ended" in said.stdout
-    assert "more; vaultbuild -v compat" in said.stdout
+    assert "more; -v tells them all" in said.stdout
     edit(folder, "H100", "B200")
     said = ask(folder, "base")
     assert said.exit_code == 1
