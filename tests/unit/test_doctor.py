@@ -187,7 +187,7 @@ def test_programs_that_make_disks_are_for_bootstrapping(pipeline, host, install)
 
 
 @pytest.mark.parametrize(
-    ("need", "level"), [(1 << 20, "ok"), (0.7, "warn"), (2, "fail")], ids=["ample", "tight", "none"]
+    ("need", "level"), [(1 << 20, "ok"), (0.7, "warn"), (2, "warn")], ids=["ample", "tight", "none"]
 )
 def test_free_disk_is_compared_with_the_pipeline_s(need, level, pipeline, host, install):
     free = shutil.disk_usage(pipeline.project).free
@@ -369,7 +369,7 @@ def test_a_stage_that_was_never_built_may_become_as_large_as_the_disk(pipeline, 
     built(1, base=1)
     pipeline.stages = (*pipeline.stages, SimpleNamespace(name="more", parent="base"))
     evidence = next(doctor_store.disk(Case(pipeline, host))).evidence
-    assert "a full disk and its release need 2 MiB" in evidence
+    assert "a guess by resources.disk: 2 MiB with a release" in evidence
 
 
 def test_what_was_put_aside_is_told(pipeline, host, built):
