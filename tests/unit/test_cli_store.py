@@ -73,7 +73,7 @@ def test_the_status_of_the_store_has_a_stable_form(run, stored):
     store = document["store"]
     assert set(store) == {
         "stages", "entries", "quarantine", "staging", "logs", "failed", "verdicts", "broken",
-        "current_known", "total_bytes", "free_bytes",
+        "modules", "current_known", "total_bytes", "free_bytes",
     }  # fmt: skip
     assert set(store["stages"][0]) == {
         "variant", "stage", "images", "checkpoints", "old", "current",

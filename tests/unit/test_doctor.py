@@ -20,7 +20,7 @@ from builder.pipeline import load_pipeline
 from builder.record import BuildRecord, DiskRecord
 from builder.store import DISK, Store
 
-TEAM = {"apt": {"url": "http://127.0.0.1:9"}, "pypi": {"url": "http://127.0.0.1:9"}}
+TEAM = {name: {"url": "http://builder:s3cret@127.0.0.1:9"} for name in ("apt", "pypi")}
 OWN = {"apt": {"url": None}, "pypi": {"url": None}}
 MEMINFO = "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 6291456 kB\n"
 GIB = 2**30
@@ -207,16 +207,8 @@ def test_remote_caches_that_do_not_answer_fail(pipeline, host, install):
     pipeline.caches = TEAM
     finding = found(pipeline, host)["cache-pypi"]
     assert finding.level == "fail"
-    assert "http://127.0.0.1:9" in finding.evidence
+    assert finding.evidence == "http://127.0.0.1:9 does not answer"
     assert "caches.pypi.url" in finding.cure
-
-
-def test_a_remote_cache_is_told_without_its_password(pipeline, host, install):
-    pipeline.caches = {name: {"url": "http://builder:s3cret@127.0.0.1:9"} for name in OWN}
-    findings = doctor.examine(pipeline, host)
-    assert "http://127.0.0.1:9" in str(findings)
-    assert "s3cret" not in str(findings)
-    assert "builder:" not in str(findings)
 
 
 def test_a_fixed_port_that_is_taken_names_its_holder(pipeline, host, install):
