@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from builder import network
 from builder.digest import digest_document, short
 from builder.errors import StoreError
 from builder.plan import make_plan
+from builder.verify import read_verdict, verdict_path
 
 if TYPE_CHECKING:
+    from builder.network import NetworkLock
     from builder.plan import Plan
     from builder.project import Project
     from builder.store import Image
+    from builder.verify import Verdict
 
 
 def build_of(project: Project, name: str, key: str) -> Image:
@@ -28,6 +32,34 @@ def build_of(project: Project, name: str, key: str) -> Image:
     raise StoreError(f"{key} {problem} of {name}", hint=f"in the store: {known}")
 
 
+def lineage_of(project: Project, image: Image) -> list[Image]:
+    """Return an image and those that it stands on, as far as they are there, the lowest first."""
+    lineage = [image]
+    while (parent := lineage[0].record.parent) and (above := project.store.find(parent)):
+        lineage.insert(0, above)
+    return lineage
+
+
+def network_lock(project: Project, image: Image) -> NetworkLock:
+    """Return one lock of an image and all it stands on; raise where one of them has none."""
+    lineage = lineage_of(project, image)
+    found = [network.read(each.folder / network.LOCK) for each in lineage]
+    known = [lock for lock in found if lock]
+    if lineage[0].record.parent or len(known) < len(lineage):
+        stage = image.record.stage
+        hint = f"{project.command(f'stage {stage} --force')}, on stages that are built again"
+        raise StoreError(f"{stage}, or what it stands on, has no network lock", hint=hint)
+    return network.merge(known)
+
+
+def last_verdict(project: Project, image: Image) -> Verdict | None:
+    """Return what checks said last about these very bytes, whatever the checks are now."""
+    folder = verdict_path(project.var, image.key, "", "").parent
+    newest_first = sorted(folder.glob("*.json"), key=lambda path: -path.stat().st_mtime_ns)
+    found = (read_verdict(path) for path in newest_first)
+    return next((each for each in found if each and each.disk == image.record.disk.sha256), None)
+
+
 def plan_against(project: Project, name: str, key: str) -> Plan:
     """Compare the stage ``name`` as it is now with a build: with what ``key`` begins.
 
@@ -35,9 +67,7 @@ def plan_against(project: Project, name: str, key: str) -> Plan:
     """
     build = build_of(project, name, key)
     inputs = project.inputs(name)
-    lineage: list[Image] = [build]
-    while (parent := lineage[0].record.parent) and (above := project.store.find(parent)):
-        lineage.insert(0, above)
+    lineage = lineage_of(project, build)
     documents = {image.record.stage: list(image.record.documents) for image in lineage}
     roles = (document for image in lineage for document in image.record.documents)
     return make_plan(

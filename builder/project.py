@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import libraries, network, process
 from builder.compat.judgement import Judge
-from builder.digest import Facts, StatCache, file_signature
+from builder.digest import Facts, StatCache, file_signature, short
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import QemuEngine
 from builder.errors import StoreError
@@ -241,9 +241,11 @@ class Project:
         key = self.inputs(name)[-1].key
         image = self.store.find(key)
         if image is None:
-            raise StoreError(
-                f"{name} is not built as it stands now", hint=self.command(f"stage {name}")
-            )
+            hint = self.command(f"stage {name}")
+            if last := self.store.last_image(self.pipeline.variant, name):
+                words = self.command(f"show {name} --key {short(last.key)}")
+                hint += f"\nthe last one, of {last.record.created}: {words}"
+            raise StoreError(f"{name} is not built as it stands now", hint=hint)
         return image
 
     def packages_below(self, stage: Stage) -> Mapping[str, str] | None:
@@ -262,15 +264,6 @@ class Project:
         for stage in self.pipeline.stages:
             found += self._locks(self.inputs(stage.name)[-1])
         return tuple(found)
-
-    def network_lock(self, name: str) -> NetworkLock:
-        """Return one lock of a stage and all it stands on; raise where one of them has none."""
-        lineage = self.inputs(name)
-        found = [lock for inputs in lineage for lock in self._locks(inputs)]
-        if len(found) <= len(lineage):
-            hint = f"{self.command(f'stage {name} --force')}, on stages that are built again"
-            raise StoreError(f"{name}, or what it stands on, has no network lock", hint=hint)
-        return network.merge(found)
 
     def _locks(self, inputs: StageInputs) -> Iterator[NetworkLock]:
         """Yield the lock of a stage's image; before the root's, that of its source."""

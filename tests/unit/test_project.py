@@ -93,7 +93,6 @@ def test_a_command_names_what_is_not_meant_by_default(folder, chosen, added):
     [
         (lambda project: project.image("final"), "stage final"),
         (lambda project: project.failed_disk("final"), "stage final --keep-failed"),
-        (lambda project: project.network_lock("final"), "stage final --force"),
     ],
 )
 def test_a_hint_means_the_variant_and_the_engine_that_were_asked_about(folder, ask, words):
