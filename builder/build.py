@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__, caches, files, network, texts
+from builder.disks import LEAST_FREE
 from builder.errors import HostError, VaultbuildError
 from builder.inputs import snapshot
 from builder.installation import Installation, install
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from builder.reporter import Reporter
     from builder.store import Store
     from builder.verify import CheckSet, Verdict
-
-_LEAST_FREE = 1 << 30
 
 
 def carry_out(
@@ -107,9 +106,9 @@ def _require_space(project: Project) -> None:
     """Refuse to begin where the disk is as good as full: a guest that cannot write hangs."""
     folder = project.var if project.var.is_dir() else project.folder
     free = shutil.disk_usage(folder).free
-    if free < _LEAST_FREE:
+    if free < LEAST_FREE:
         raise HostError(
-            f"{free >> 20} MiB are free at {folder}; a build needs {_LEAST_FREE >> 20} MiB or more",
+            f"{free >> 20} MiB are free at {folder}; a build needs {LEAST_FREE >> 20} MiB or more",
             hint="vaultbuild cache prune --dry-run says what can go",
         )
 
@@ -213,7 +212,7 @@ def _check(project: Project, image: Image, reporter: Reporter, *, whole: bool) -
         reporter.checked(stage, known, known=True)
     else:
         verdict, log = _judge(project, image, reporter, checks, project.engine)
-        require_passed(verdict, stage, log=log)
+        require_passed(verdict, stage, project.command, log=log)
     project.require_compatible_image(image)
 
 

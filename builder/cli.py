@@ -19,7 +19,7 @@ import click
 from builder import __version__
 from builder.cli_cache import cache
 from builder.cli_compat import compat
-from builder.cli_desk import render, shell, watch_stage
+from builder.cli_desk import render, shell, show, watch_stage
 from builder.cli_gpu import Gpu, gpu_options, verify_gpus
 from builder.cli_host import doctor
 from builder.cli_init import init
@@ -319,7 +319,7 @@ def verify(
         # A machine reads a bad verdict too; the exit status and stderr say that it is one.
         if as_json:
             report.emit_json(verdict.to_json())
-        require_passed(verdict, name, log=log)
+        require_passed(verdict, name, project.command, log=log)
         project.require_compatible_image(image)
 
 
@@ -383,48 +383,7 @@ def _emit_releases(releases: list[Release], *, as_json: bool) -> None:
         report.emit(str(release.image))
 
 
-@main.command()
-@stage_argument
-@variant_option
-@engine_option
-@json_option
-@click.option("--network", "as_lock", is_flag=True, help="Its network lock, as JSON on stdout.")
-@click.pass_obj
-def show(
-    settings: Settings,
-    stage: str | None,
-    variant: str | None,
-    engine: str,
-    *,
-    as_json: bool,
-    as_lock: bool,
-) -> None:
-    """Show the record of an image: inputs, packages, times, network, verdict.
-
-    \b
-    Examples:
-      vaultbuild show frameworks --json
-      vaultbuild show final --network > final.network.json
-    """
-    from builder import report
-    from builder.upstream import remembered
-
-    project = settings.project(variant, engine)
-    image = project.image(project.target(stage))
-    if as_lock:
-        report.emit_json(project.network_lock(image.record.stage).to_json())
-        return
-    verdict = project.verdict(image, project.checks(image.record.stage, whole=True))
-    if as_json:
-        known = verdict.to_json() if verdict else None
-        report.emit_json({**image.record.to_json(), "path": str(image.disk), "verdict": known})
-        return
-    for line in report.record_lines(image, verdict):
-        report.emit(line)
-    if known_upstream := remembered(project, image):
-        report.emit(f"upstream  {known_upstream.about(image.record.stage)}")
-
-
+main.add_command(show)
 main.add_command(render)
 main.add_command(shell)
 main.add_command(cache)

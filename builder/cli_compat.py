@@ -12,12 +12,15 @@ from builder.compat import PATH
 from builder.errors import Problem, ProjectError
 
 if TYPE_CHECKING:
-    from builder.compat.answers import Question
+    from collections.abc import Sequence
+
+    from builder.compat.answers import DriverAnswer, Question, ReleaseAnswer
     from builder.compat.finding import Finding
     from builder.compat.table import Table
     from builder.project import Project
 
 _FAILED = 1
+_FLAVOURS = click.Choice(["proprietary", "open"])
 
 
 def _version(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -38,7 +41,8 @@ def _version(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     callback=_version,
     help="A driver or its branch: 550.163.01, 580.",
 )
-@click.option("--module", type=click.Choice(["proprietary", "open"]), help="The kernel module.")
+@click.option("--flavour", type=_FLAVOURS, help="The flavour of the driver's kernel module.")
+@click.option("--module", type=_FLAVOURS, hidden=True, help="What --flavour was called once.")
 @click.option("--kernel", metavar="RELEASE", help="A kernel, as uname -r prints it.")
 @click.option("--cuda", metavar="VERSION", callback=_version, help="A CUDA toolkit: 12.4.")
 @click.option(
@@ -62,7 +66,7 @@ def compat(
     """Judge whether the versions of a variant go together, or answer what goes with what.
 
     Without a question: what the variant's files want; -v tells what is right, too, and on whose
-    word. The exit status is 1 where something cannot work.
+    word. The exit status is 1 where something cannot work, and where no answer will do.
 
     \b
     Examples:
@@ -76,8 +80,8 @@ def compat(
         problem = Problem(Path(PATH), "is missing", hint="it lists what goes together")
         raise ProjectError([problem])
     if gpus or frameworks or any(said.values()):
-        _answer(project, _question(gpus, frameworks, said), as_json=as_json)
-        return
+        found = _answer(project, _question(gpus, frameworks, said), as_json=as_json)
+        ctx.exit(0 if found else _FAILED)
     findings = _findings(project, stage, image=image)
     _tell(project, findings, whole=ctx.obj.verbosity > 0, as_json=as_json)
     ctx.exit(_FAILED if any(each.level == "fail" for each in findings) else 0)
@@ -90,39 +94,45 @@ def _question(gpus: tuple[str, ...], frameworks: tuple[str, ...], said: dict[str
     return Question(
         gpus=gpus,
         driver=said["driver"],
-        flavour=said["module"],
+        flavour=said["flavour"] or said["module"],
         kernel=said["kernel"],
         cuda=said["cuda"],
         frameworks=tuple((name.strip(), version.strip()) for name, _, version in pairs),
     )
 
 
-def _answer(project: Project, question: Question, *, as_json: bool) -> None:
+def _answer(project: Project, question: Question, *, as_json: bool) -> bool:
+    """Tell what goes with what is asked about; return whether anything does."""
     from builder import report  # late, as above
     from builder.compat import answers, tell
     from builder.compat.judgement import month
 
     table = project.judge.table
     _require_known(question, table)
+    found: Sequence[DriverAnswer | ReleaseAnswer]
     if question.open_framework:
-        releases = answers.releases(question, table, month())
-        told, lines = [each.to_json() for each in releases], tell.release_lines(question, releases)
+        found = releases = answers.releases(question, table, month())
+        lines = tell.release_lines(question, releases)
     else:
-        drivers = answers.drivers(question, table, month())
-        told, lines = [each.to_json() for each in drivers], tell.driver_lines(question, drivers)
+        found = drivers = answers.drivers(question, table, month())
+        lines = tell.driver_lines(question, drivers)
     if as_json:
-        report.emit_json({"schema": 1, "answers": told})
-        return
-    for line in lines:
-        report.emit(line)
+        report.emit_json({"schema": 1, "answers": [each.to_json() for each in found]})
+    else:
+        for line in lines:
+            report.emit(line)
+    return any(each.will_do for each in found)
 
 
 def _require_known(question: Question, table: Table) -> None:
     """Refuse a question about what the table does not know: the answer would be a guess."""
-    from builder.suggest import suggestion  # late: only a mistake needs it
+    from builder.compat import versions  # late, as above
+    from builder.suggest import suggestion
 
     frameworks = [name for name, _ in question.frameworks]
     strange = [("GPU", name, list(table.gpus)) for name in question.gpus if not table.gpu(name)]
+    if question.driver and versions.major(question.driver) not in table.drivers:
+        strange.append(("branch of the driver", question.driver, list(table.drivers)))
     strange += [
         ("framework", name, list(table.frameworks))
         for name in frameworks

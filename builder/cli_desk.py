@@ -1,4 +1,4 @@
-"""The commands of somebody who looks closely: a template, a shell in a disk, a watched stage."""
+"""The commands of somebody who looks closely: a record, a template, a shell, a watched stage."""
 
 from __future__ import annotations
 
@@ -8,12 +8,74 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from builder.cli_options import Command, Settings, engine_option, stage_names, variant_option
+from builder.cli_options import (
+    Command,
+    Settings,
+    engine_option,
+    json_option,
+    stage_argument,
+    stage_names,
+    variant_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.process import Child
+
+
+@click.command(cls=Command)
+@stage_argument
+@variant_option
+@engine_option
+@json_option
+@click.option(
+    "--key", metavar="KEY", help="A build of before: what its key begins with, as plan --against."
+)
+@click.option("--network", "as_lock", is_flag=True, help="Its network lock, as JSON on stdout.")
+@click.pass_obj
+def show(
+    settings: Settings,
+    stage: str | None,
+    variant: str | None,
+    engine: str,
+    *,
+    as_json: bool,
+    key: str | None,
+    as_lock: bool,
+) -> None:
+    """Show the record of an image: inputs, packages, times, network, verdict.
+
+    Without --key, of the image as the files are now; with it, of any that is in the store.
+
+    \b
+    Examples:
+      vaultbuild show frameworks --json
+      vaultbuild show final --key 3f2a91
+      vaultbuild show final --network > final.network.json
+    """
+    from builder import past, report
+    from builder.upstream import remembered
+
+    project = settings.project(variant, engine)
+    name = project.target(stage)
+    image = past.build_of(project, name, key) if key else project.image(name)
+    if as_lock:
+        report.emit_json(past.network_lock(project, image).to_json())
+        return
+    verdict = (
+        past.last_verdict(project, image)
+        if key
+        else project.verdict(image, project.checks(name, whole=True))
+    )
+    if as_json:
+        known = verdict.to_json() if verdict else None
+        report.emit_json({**image.record.to_json(), "path": str(image.disk), "verdict": known})
+        return
+    for line in report.record_lines(image, verdict):
+        report.emit(line)
+    if known_upstream := remembered(project, image):
+        report.emit(f"upstream  {known_upstream.about(name)}")
 
 
 @click.command(cls=Command)

@@ -124,6 +124,7 @@ def plan(
     """
     from builder import report
     from builder.estimate import Estimate, plan_document
+    from builder.past import plan_against
 
     # A plan makes a hundred thousand small things, needs them all, and ends: nothing to collect.
     gc.disable()
@@ -140,7 +141,7 @@ def plan(
     found = asking.ask(project, inputs, ctx.obj.reporter)
     moved = found.reasons if found else None
     decided = (
-        project.plan_against(name, against) if against else project.plan(name, inputs, moved=moved)
+        plan_against(project, name, against) if against else project.plan(name, inputs, moved=moved)
     )
     # A comparison runs nothing: it takes no time and is no work.
     estimate = Estimate() if against else project.estimate(decided, inputs)

@@ -80,7 +80,7 @@ def warm(
         first = failed[0]
         raise CommandError(
             f"{len(failed)} things could not be had, such as {first.want.url}: {first.why}",
-            hint="what upstream has no more, a new build replaces: vaultbuild plan --refresh",
+            hint="what upstream has no more, a new build replaces: plan --refresh tells which",
         )
 
 
@@ -91,7 +91,9 @@ def _order(project: Project, names: tuple[str, ...], lock: str | None, budget: i
     named = {one.cache for each in found for one in each.handed}
     exactly = set(NAMES) if lock is None else named & set(NAMES)
     if lock == _STORE and not found:
-        hint = "vaultbuild build makes them; or name a file: --lock dist/NAME/network.json"
+        hint = (
+            f"{project.command('build')} makes them; or name a file: --lock dist/NAME/network.json"
+        )
         raise CommandError("no image of this pipeline has a network lock", hint=hint)
     return Order(frozenset(names or exactly), found, budget)
 

@@ -13,6 +13,9 @@ from builder.errors import StoreError
 if TYPE_CHECKING:
     from pathlib import Path
 
+LEAST_FREE = 1 << 30
+"""Bytes without which no build begins."""
+
 _RELEASED_CLUSTER = "256K"
 
 

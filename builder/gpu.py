@@ -105,7 +105,7 @@ def require_gpu(answer: Answer) -> None:
     if answer.document["outcome"] == "no-gpu":
         raise HostError(
             f"{answer.host}: {answer.verdict.results[0].message}",
-            hint="name a host that has one: vaultbuild verify --gpu --on USER@HOST",
+            hint="name a host that has one: --on USER@HOST",
         )
 
 

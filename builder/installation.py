@@ -79,7 +79,7 @@ def render(
     """
     source, root = project.pipeline.source, project.pipeline.stages[0]
     if source.kind != "iso":
-        hint = f"the templates are those of the stages: vaultbuild render {root.name}"
+        hint = f"the templates are those of the stages: {project.command(f'render {root.name}')}"
         raise StoreError(f"a {source.kind} source is made without Packer", hint=hint)
     context = project.template_context(root).installing(source.settings)
     context = dataclasses.replace(context, circumstance=circumstance)

@@ -276,7 +276,8 @@ def blame(
         # What else is told of it is about mirrors, and nobody asked one.
         error.hint = None
         ways = [
-            "vaultbuild cache warm, while the network is there; or build without --offline",
+            "while the network is there: vaultbuild cache warm, and --variant as in this run",
+            "or build without --offline",
             "where no image was built yet: vaultbuild cache warm --lock dist/NAME/network.json",
         ]
     elif refused and stage and not _explained(error):

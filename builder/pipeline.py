@@ -131,7 +131,8 @@ class Pipeline:
     """All stages of one variant, parents first.
 
     ``accept``: rules of what goes together that the variant need not keep. ``open_pins``: where it
-    has values that nobody filled in, and what to type to know them.
+    has values that nobody filled in, and what to type to know them. ``default``: the variant that
+    is meant where none is named.
     """
 
     project: Path
@@ -146,6 +147,12 @@ class Pipeline:
     caches: Mapping[str, Mapping[str, Any]]
     accept: tuple[str, ...] = ()
     open_pins: tuple[Problem, ...] = ()
+    default: str = ""
+
+    def command(self, words: str) -> str:
+        """Return what to type, such as ``stage final``, so that it means this variant."""
+        named = "" if self.variant == self.default else f" --variant {self.variant}"
+        return f"vaultbuild {words}{named}"
 
     def require_filled(self) -> None:
         """Raise :class:`ProjectError` when the variant has pins that nobody filled in."""
@@ -272,6 +279,7 @@ def _pipeline(project: Path, variant: str, answer: Mapping[str, Any]) -> Pipelin
         caches=answer["caches"],
         accept=tuple(chosen["accept"]),
         open_pins=tuple(_open_pin(each) for each in chosen["open_pins"]),
+        default=answer["variant"],
     )
 
 

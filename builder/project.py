@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import libraries, network, process
 from builder.compat.judgement import Judge
-from builder.digest import Facts, StatCache, digest_document, file_signature, short
+from builder.digest import Facts, StatCache, file_signature, short
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import QemuEngine
 from builder.errors import StoreError
@@ -127,6 +127,11 @@ class Project:
         # A plugin that was missing may have come since; one that was there is worth remembering.
         return found if found.line == "1.6" or found.plugins else Packer.find()
 
+    def command(self, words: str) -> str:
+        """Return what to type, such as ``stage final``, so that it means what this project is."""
+        engine = "" if self._engine == "auto" else f" --engine {self._engine}"
+        return self.pipeline.command(words) + engine
+
     def target(self, name: str | None) -> str:
         """Return ``name`` when it is a stage; without a name, the pipeline's last stage."""
         return self.pipeline.stage(name).name if name else self.pipeline.stages[-1].name
@@ -236,9 +241,11 @@ class Project:
         key = self.inputs(name)[-1].key
         image = self.store.find(key)
         if image is None:
-            raise StoreError(
-                f"{name} is not built as it stands now", hint=f"vaultbuild stage {name}"
-            )
+            hint = self.command(f"stage {name}")
+            if last := self.store.last_image(self.pipeline.variant, name):
+                words = self.command(f"show {name} --key {short(last.key)}")
+                hint += f"\nthe last one, of {last.record.created}: {words}"
+            raise StoreError(f"{name} is not built as it stands now", hint=hint)
         return image
 
     def packages_below(self, stage: Stage) -> Mapping[str, str] | None:
@@ -257,15 +264,6 @@ class Project:
         for stage in self.pipeline.stages:
             found += self._locks(self.inputs(stage.name)[-1])
         return tuple(found)
-
-    def network_lock(self, name: str) -> NetworkLock:
-        """Return one lock of a stage and all it stands on; raise where one of them has none."""
-        lineage = self.inputs(name)
-        found = [lock for inputs in lineage for lock in self._locks(inputs)]
-        if len(found) <= len(lineage):
-            hint = f"vaultbuild stage {name} --force, on stages that are built again"
-            raise StoreError(f"{name}, or what it stands on, has no network lock", hint=hint)
-        return network.merge(found)
 
     def _locks(self, inputs: StageInputs) -> Iterator[NetworkLock]:
         """Yield the lock of a stage's image; before the root's, that of its source."""
@@ -294,39 +292,9 @@ class Project:
         """Return the disk that a failed run of a stage kept."""
         disk = self._failed_disk(name)
         if not disk.exists():
-            hint = f"vaultbuild stage {name} --keep-failed"
+            hint = self.command(f"stage {name} --keep-failed")
             raise StoreError(f"no failed run of {name} kept its disk", hint=hint)
         return disk
-
-    def plan_against(self, name: str, key: str) -> Plan:
-        """Compare the stage ``name`` as it is now with a build: with what ``key`` begins.
-
-        The plan is that of a store which has this build and nothing else.
-        """
-        build = self._build_of(name, key)
-        inputs = self.inputs(name)
-        lineage: list[Image] = [build]
-        while (parent := lineage[0].record.parent) and (above := self.store.find(parent)):
-            lineage.insert(0, above)
-        documents = {image.record.stage: list(image.record.documents) for image in lineage}
-        roles = (document for image in lineage for document in image.record.documents)
-        return make_plan(
-            inputs,
-            variant=self.pipeline.variant,
-            present={image.key for image in lineage},
-            last={stage.stage: documents.get(stage.stage) for stage in inputs},
-            verdicts={image.key for image in lineage},
-            checkpoints={digest_document(document) for document in roles},
-        )
-
-    def _build_of(self, name: str, key: str) -> Image:
-        found = [image for image in self.store.all() if image.record.stage == name]
-        chosen = [image for image in found if image.key.startswith(key)]
-        if len(chosen) == 1:
-            return chosen[0]
-        problem = "names several builds" if chosen else "names no build"
-        known = ", ".join(short(image.key) for image in found) or "none"
-        raise StoreError(f"{key} {problem} of {name}", hint=f"in the store: {known}")
 
     def changed_lines(self, reason: Reason) -> Iterator[str]:
         """Yield the lines of a file that are the reason for something."""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from builder.clones import Clone
     from builder.digest import Facts
-    from builder.engines.qemu import QemuEngine
     from builder.pipeline import Pipeline
     from builder.project import Project
     from builder.reporter import Reporter
@@ -168,7 +167,7 @@ def _make(
         reporter.doing("booting two clones of the release, under BIOS and UEFI")
         resources = pipeline.stage(stage).resources
         clones = boot_clones(disk, checks, project.vm, resources, logs(), _beside(project))
-        final = _judge(seen, clones, image, checks, project.vm)
+        final = _judge(project, seen, clones, image, checks)
         reporter.checked("release", final, known=False)
         manifest = _manifest(pipeline, lineage, disk, (verdict, final), clones, compression)
         manifest["network"] = _lock(staged, lineage)
@@ -188,8 +187,8 @@ def _require_verdict(project: Project, image: Image, checks: CheckSet) -> Verdic
     stage = image.record.stage
     verdict = project.verdict(image, checks)
     if verdict is None:
-        raise CheckError(f"{stage} was not checked yet", hint=f"vaultbuild verify {stage}")
-    require_passed(verdict, stage)
+        raise CheckError(f"{stage} was not checked yet", hint=project.command(f"verify {stage}"))
+    require_passed(verdict, stage, project.command)
     return verdict
 
 
@@ -205,7 +204,7 @@ def _lineage(project: Project, image: Image) -> tuple[Image, ...]:
     while parent := chain[0].record.parent:
         above = project.store.find(parent)
         if above is None:
-            raise StoreError(f"image {digest.short(parent)} is gone", hint="vaultbuild build")
+            raise StoreError(f"image {digest.short(parent)} is gone", hint=project.command("build"))
         chain.insert(0, above)
     return tuple(chain)
 
@@ -228,8 +227,9 @@ def _inspect(
     bytes_of = image.record.disk.sha256
     verdict = Verdict(image.key, bytes_of, checks.digest(), "none", seconds, seen)
     stage = image.record.stage
-    hint = f"what is in the image was left by a role; look inside: vaultbuild shell {stage}"
-    require_passed(verdict, f"the release of {stage}", hint=hint)
+    shell = project.command(f"shell {stage}")
+    hint = f"what is in the image was left by a role; look inside: {shell}"
+    require_passed(verdict, f"the release of {stage}", project.command, hint=hint)
     return seen
 
 
@@ -252,24 +252,23 @@ def _leaks(project: Project, raw: Path, lineage: Sequence[Image]) -> tuple[Check
 
 
 def _judge(
+    project: Project,
     seen: Sequence[CheckResult],
     clones: Sequence[Clone],
     image: Image,
     checks: CheckSet,
-    engine: QemuEngine,
 ) -> Verdict:
     """Return the verdict on the published file; raise unless it is good."""
     first, second = clones
     results = [*seen, *first.results, *clone_results(first, second)]
     seconds = max(clone.seconds for clone in clones)
-    verdict = Verdict(
-        image.key, image.record.disk.sha256, checks.digest(), engine.name, seconds, tuple(results)
-    )
+    engine, bytes_of = project.vm.name, image.record.disk.sha256
+    verdict = Verdict(image.key, bytes_of, checks.digest(), engine, seconds, tuple(results))
     stage = image.record.stage
-    hint = f"look inside: vaultbuild shell {stage}"
+    hint = f"look inside: {project.command(f'shell {stage}')}"
     if any(result.outcome == "failed" for result in clone_results(first, second)):
         hint = f"clones share an identity: is `seal` the last role of {stage}?"
-    require_passed(verdict, f"the release of {stage}", hint=hint)
+    require_passed(verdict, f"the release of {stage}", project.command, hint=hint)
     return verdict
 
 

@@ -393,7 +393,7 @@ def _keep_failed(project: Project, stage: str, account: Path, reporter: Reporter
     folder.mkdir(parents=True)
     # As deep as a staging folder: the disk finds what it stands on.
     Path(result.failed).rename(folder / DISK)
-    reporter.note(f"kept the failed disk; look inside with: vaultbuild shell {stage}")
+    reporter.note(f"kept the failed disk; look inside with: {project.command(f'shell {stage}')}")
 
 
 def _failed_folder(project: Project, stage: str) -> Path:

@@ -26,7 +26,7 @@ from builder.pipeline import ROLES_FOLDER
 from builder.scratch import scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from builder.engines import Endpoint, Engine
     from builder.pipeline import Resources, Stage
@@ -275,11 +275,16 @@ def _wait_for_boot(endpoint: Endpoint) -> None:
 
 
 def require_passed(
-    verdict: Verdict, stage: str, *, log: Path | None = None, hint: str | None = None
+    verdict: Verdict,
+    stage: str,
+    command: Callable[[str], str],
+    *,
+    log: Path | None = None,
+    hint: str | None = None,
 ) -> None:
     """Raise :class:`CheckError`, naming each failing check, unless all passed.
 
-    ``hint`` stands for the usual one, to look inside.
+    ``command`` words what to type; ``hint`` stands for the usual one, to look inside.
     """
     if verdict.passed:
         return
@@ -290,12 +295,12 @@ def require_passed(
     if not verdict.failures:
         raise CheckError(
             f"{stage}: no check passed: all {len(verdict.results)} were skipped",
-            hint=f"in a VM more can be asked: vaultbuild verify {stage} --vm",
+            hint=f"in a VM more can be asked: {command(f'verify {stage} --vm')}",
             log=log,
         )
     lines = [f"{stage}: {len(verdict.failures)} of {len(verdict.results)} checks failed"]
     lines += [f"       {item.name}\n{_reason(item)}" for item in verdict.failures]
-    hint = hint or f"look inside: vaultbuild shell {stage}"
+    hint = hint or f"look inside: {command(f'shell {stage}')}"
     raise CheckError("\n".join(lines), hint=hint, log=log)
 
 

@@ -89,7 +89,7 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One cache as ``vaultbuild cache status`` shows it."""
+    """One cache as ``vaultbuild cache status`` shows it; its URL is redacted."""
 
     name: str
     state: str  # "running", "stopped", "remote" (somebody else's) or "unreachable" (likewise)
@@ -219,7 +219,10 @@ def _status(service: Service) -> Status:
 
 
 def _remote_status(cache: Cache, url: str) -> Status:
-    return Status(cache.name, "remote" if cache.answers(url) else "unreachable", url)
+    from builder.fetch.urls import redacted  # late: `plan` shows no addresses
+
+    state = "remote" if cache.answers(url) else "unreachable"
+    return Status(cache.name, state, redacted(url))
 
 
 # --- what there is to start -----------------------------------------------------------------------

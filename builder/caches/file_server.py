@@ -116,7 +116,7 @@ class Server:
             return missing("is no house of wheels: /<SHA-256 of the lock file>/")
         known = wheels.listing(self._folder / "houses" / lock)
         if rest == [""]:
-            return page(known) if known else missing("is not there: vaultbuild cache warm wheels")
+            return page(known) if known else missing("is not there: `cache warm wheels` fetches it")
         if rest[0] not in known:
             return missing("is not in this house")
         return self._files.answer(*known[rest[0]])

@@ -57,7 +57,7 @@ def not_cached(what: str, missing: Iterable[str], *, cache: str) -> NotCachedErr
     lines = "".join(f"\n       {line}" for line in missing)
     return NotCachedError(
         f"offline, and {what} not in the {cache} cache:{lines}",
-        hint=f"with the network on: vaultbuild cache warm {cache}",
+        hint=f"with the network on: vaultbuild cache warm {cache}, and --variant as in this run",
     )
 
 

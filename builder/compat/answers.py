@@ -73,6 +73,11 @@ class DriverAnswer:
     notes: tuple[str, ...]
     against: tuple[str, ...]
 
+    @property
+    def will_do(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.against
+
     def to_json(self) -> dict[str, Any]:
         """Return the answer as machines are told it."""
         return asdict(self)
@@ -88,6 +93,11 @@ class ReleaseAnswer:
     branches: tuple[str, ...]
     notes: tuple[str, ...]
     against: tuple[str, ...]
+
+    @property
+    def will_do(self) -> bool:
+        """Whether it runs on some branch."""
+        return bool(self.branches)
 
     def to_json(self) -> dict[str, Any]:
         """Return the answer as machines are told it."""
@@ -171,7 +181,7 @@ def _release(
 ) -> ReleaseAnswer:
     said = tuple((each, version if each == name else told) for each, told in question.frameworks)
     answers = drivers(replace(question, frameworks=said), table, month)
-    will_do = [each for each in answers if not each.against]
+    will_do = [each for each in answers if each.will_do]
     branches = dict.fromkeys(each.branch for each in will_do)
     return ReleaseAnswer(
         framework=name,

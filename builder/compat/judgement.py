@@ -65,7 +65,7 @@ class Judge:
             rules = ", ".join(sorted({each.rule for each in failed}))
             raise ProjectError(
                 problems(failed, self._pipeline, self.table),
-                hint=f"what goes together: vaultbuild compat\n"
+                hint=f"what goes together: {self._pipeline.command('compat')}\n"
                 f"to build it in spite of that: accept: [{rules}] in the variant "
                 f"{self._pipeline.variant} of stages/pipeline.yml",
             )
@@ -80,7 +80,8 @@ class Judge:
         if failed:
             lines = "\n".join(f"       {each}" for each in failed)
             message = f"{stage}: what is installed does not go together\n{lines}"
-            raise CheckError(message, hint=f"what goes together: vaultbuild compat {stage} --image")
+            look = self._pipeline.command(f"compat {stage} --image")
+            raise CheckError(message, hint=f"what goes together: {look}")
         return findings
 
     def settled(self) -> Pipeline:

@@ -27,37 +27,46 @@ def finding_lines(findings: Iterable[Finding], table: Table, *, whole: bool) -> 
         if whole and (source := table.sources.get(each.source)):
             yield f"{_MARGIN}says: {source.what}"
     if kept and not whole:
-        yield f"{'ok':<6}{kept} more; vaultbuild -v compat tells them all"
+        yield f"{'ok':<6}{kept} more; -v tells them all"
 
 
 def driver_lines(question: Question, answers: Sequence[DriverAnswer]) -> Iterator[str]:
     """Yield the drivers that will do, the best first, and below them why others will not."""
-    good = [each for each in answers if not each.against]
+    good = [each for each in answers if each.will_do]
     yield f"{'drivers for' if good else 'no driver for'} {about(question)}"
     for each in good:
         least = f"{each.least} or later" if each.least != each.branch else "any of it"
         fate = each.maintained if each.maintained == "ended" else f"{each.kind} {each.maintained}"
         yield f"  {each.branch}  {each.flavour:<12}{least:<22}{fate}"
         yield from (f"       {note}" for note in each.notes)
-    yield from _refused((f"{a.branch} {a.flavour}", a.against) for a in answers if a.against)
+    if not answers:
+        yield f"       {question.driver} has no {question.flavour} module"
+    refused = ((f"{a.branch} {a.flavour}", a.against) for a in answers if not a.will_do)
+    yield from _refused(refused, whole=question.driver is not None)
 
 
 def release_lines(question: Question, answers: Sequence[ReleaseAnswer]) -> Iterator[str]:
     """Yield the releases that will do, the newest first, and below them why others will not."""
-    good = [each for each in answers if each.branches]
+    good = [each for each in answers if each.will_do]
     name = question.open_framework
     yield f"{'releases' if good else 'no release'} of {name} for {about(question)}"
     for each in good:
         yield f"  {each.version:<14}CUDA {each.cuda:<7}drivers {', '.join(each.branches)}"
         yield from (f"       {note}" for note in each.notes)
-    yield from _refused((each.version, each.against) for each in answers if not each.branches)
+    refused = ((each.version, each.against) for each in answers if not each.will_do)
+    yield from _refused(refused, whole=False)
 
 
-def _refused(refused: Iterable[tuple[str, Sequence[str]]]) -> Iterator[str]:
-    """Yield why others will not do: one line for those of one reason."""
+def _refused(refused: Iterable[tuple[str, Sequence[str]]], *, whole: bool) -> Iterator[str]:
+    """Yield why others will not do: one line for those of one reason.
+
+    With ``whole`` every reason, for somebody who has this driver; else the first of each.
+    """
     by_reason: dict[str, list[str]] = {}
     for name, against in refused:
-        by_reason.setdefault(against[0] if against else "nothing is known", []).append(name)
+        reasons = against or ("nothing is known",)
+        for reason in reasons if whole else reasons[:1]:
+            by_reason.setdefault(reason, []).append(name)
     if by_reason:
         yield "not"
     for reason, names in by_reason.items():

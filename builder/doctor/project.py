@@ -103,7 +103,8 @@ def compatibility(case: Case) -> Iterator[Finding]:
         of_rule = [each for each in told if each.rule == rule]
         level: Level = "fail" if any(each.level == "fail" for each in of_rule) else "warn"
         evidence = "; ".join(each.message for each in of_rule)
-        cure = of_rule[0].cure or "vaultbuild compat answers what goes with what"
+        look = case.pipeline.command("compat")
+        cure = of_rule[0].cure or f"{look} answers what goes with what"
         yield Finding(f"compat-{rule}", "compatibility", level, evidence, cure)
     if judge.has_table and not told:
         evidence = f"{len(found)} things go together, as stages/compatibility.yml has it"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from builder import digest
+from builder import digest, disks
 from builder.doctor.finding import Finding, size
 from builder.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from builder.doctor.finding import Case, Level
     from builder.pipeline import Stage
@@ -25,21 +25,33 @@ _PRUNE = "vaultbuild cache prune --dry-run says what can go from cache/var"
 def disk(case: Case) -> Iterator[Finding]:
     """Say whether there is room for all stages anew, and for a release.
 
-    As large as they were last time; where that is not known, as large as the disk may become.
+    As large as they were last time; where that is not known, it is a guess, and no failure.
     """
     folder = next(path for path in (case.var, *case.var.parents) if path.exists())
     free = shutil.disk_usage(folder).free
     last = dict(_last(case))
-    if last and all(stage.name in last for stage in case.pipeline.stages):
-        need = sum(last.values())
-        parts = ", ".join(f"{name} {size(count)}" for name, count in last.items())
-        why = f"all took {size(need)} last time ({parts}), {size(_ROOM * need)} with a release"
-    else:
-        need = case.pipeline.resources.disk_bytes
-        why = f"a full disk and its release need {size(_ROOM * need)}"
-    level: Level = "ok" if free >= _ROOM * need else "warn" if free >= need else "fail"
+    whole = last and all(stage.name in last for stage in case.pipeline.stages)
+    level, why = room(free, last if whole else {}, case.pipeline.resources.disk_bytes)
     evidence = f"{size(free)} free at {folder}; {why}"
     yield Finding("disk", "free disk", level, evidence, "" if level == "ok" else _PRUNE)
+
+
+def room(free: int, last: Mapping[str, int], most: int) -> tuple[Level, str]:
+    """Return how bad it is that so many bytes are free, and by what that is judged.
+
+    ``last`` is what the source and the stages took last time, empty where one was never built;
+    ``most`` is what a disk may become.
+    """
+    took = sum(last.values())
+    need, fails = _ROOM * (took or most), max(took, disks.LEAST_FREE)
+    if last:
+        parts = ", ".join(f"{name} {size(count)}" for name, count in last.items())
+        why = f"all took {size(took)} last time ({parts}), {size(need)} with a release"
+    else:
+        why = f"not all was built yet; a guess by resources.disk: {size(need)} with a release"
+    warns = max(need, fails)
+    level: Level = "fail" if free < fails else "warn" if free < warns else "ok"
+    return level, f"{why}; below {size(warns)} it warns, below {size(fails)} it fails"
 
 
 def memory(case: Case) -> Iterator[Finding]:

@@ -42,7 +42,9 @@ class Server:
     title: str
     url: str
     proxy: str | None = None
-    cure: str = "is the network up? vaultbuild build --offline builds from the caches alone"
+    cure: str = (
+        "is the network up? with --offline a build takes what it needs from the caches alone"
+    )
     login: str = "the credentials in the URL are refused"
 
 

@@ -28,7 +28,7 @@ LAYERS = """
     supplies
     report
     stream timing project leaks hygiene
-    publish packing installation upstream stage_network
+    publish packing installation upstream stage_network past
     warm stage_build doctor new_project
     build shell watch prefetch
     inventory

@@ -1,5 +1,6 @@
 """What exists is documented, and what the documents point to exists."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,21 @@ def test_causes_are_documented(root):
     assert told == rows, "docs/troubleshooting.md must list the rules of builder/failures.yml"
 
 
+def test_fields_of_a_manifest_are_documented(root, builder_modules):
+    """Those that the table does not tell, and those that it tells and nobody writes."""
+    publish = next(module for module in builder_modules if module.name == "publish")
+    written = _manifest_fields(publish.tree)
+    table = (root / "docs/publishing.md").read_text().partition("## manifest.json")[2]
+    rows = [line for line in table.partition("\n\nReleases")[0].splitlines() if "`" in line]
+    told = {name: row for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert set(told) == set(written), "docs/publishing.md must list the fields of a manifest"
+    wrong = [
+        f"{field}: {key}" for field, keys in written.items() for key in keys
+        if not _names(told[field], key)
+    ]  # fmt: skip
+    assert not wrong, f"docs/publishing.md names the field, and not what is in it: {wrong}"
+
+
 # --- links ----------------------------------------------------------------------------------------
 
 
@@ -104,6 +120,32 @@ def test_links_lead_somewhere(files, root):
 
 
 # --- how they look --------------------------------------------------------------------------------
+
+
+# The functions of builder/publish.py that make a part of the manifest.
+_PARTS = {"_lock": "network", "_link": "lineage", "_summary": "verdicts"}
+
+
+def _manifest_fields(tree: ast.Module) -> dict[str, list[str]]:
+    """Return the fields of a manifest, each with the keys of what it holds, as they are written."""
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    whole = next(node for node in ast.walk(functions["_manifest"]) if isinstance(node, ast.Dict))
+    found = {
+        key.value: [name for node in ast.walk(value) for name in _literal_keys(node)]
+        for key, value in zip(whole.keys, whole.values, strict=True)
+        if isinstance(key, ast.Constant)
+    }
+    for node in ast.walk(functions["_make"]):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "manifest":
+            found.setdefault(ast.literal_eval(node.slice), [])
+    for function, field in _PARTS.items():
+        found[field] += [n for node in ast.walk(functions[function]) for n in _literal_keys(node)]
+    return found
+
+
+def _literal_keys(node: ast.AST) -> list[str]:
+    keys = node.keys if isinstance(node, ast.Dict) else ()
+    return [key.value for key in keys if isinstance(key, ast.Constant)]
 
 
 def _commands() -> Iterator[tuple[str, click.Command]]:

@@ -104,6 +104,17 @@ def test_a_remote_cache_that_does_not_answer_is_unreachable(tmp_path):
     }
 
 
+def test_nothing_of_a_login_is_in_what_is_told_of_a_remote_cache(team_cache, tmp_path):
+    login = "//builder:s3cret@"
+    settings = {
+        "apt": {"url": team_cache.replace("//", login)},
+        "pypi": {"url": f"http:{login}127.0.0.1:9/root/pypi/+simple/"},
+    }
+    told = [(each.state, each.url) for each in caches.status(settings, tmp_path, settings)]
+    assert told[0][1] == team_cache
+    assert told[1] == ("unreachable", "http://127.0.0.1:9/root/pypi/+simple/")
+
+
 def test_a_proxy_of_the_environment_is_not_used_for_caches(team_cache, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert ask(team_cache).status == 200

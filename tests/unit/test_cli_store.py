@@ -72,9 +72,8 @@ def test_the_status_of_the_store_has_a_stable_form(run, stored):
     assert document["schema"] == 1
     store = document["store"]
     assert set(store) == {
-        "stages", "entries", "quarantine", "staging", "logs", "failed", "verdicts", "modules",
-        "broken",
-        "current_known", "total_bytes", "free_bytes",
+        "stages", "entries", "quarantine", "staging", "logs", "failed", "verdicts", "broken",
+        "modules", "current_known", "total_bytes", "free_bytes",
     }  # fmt: skip
     assert set(store["stages"][0]) == {
         "variant", "stage", "images", "checkpoints", "old", "current",
@@ -197,6 +196,20 @@ def test_the_caches_are_seen_and_stopped_while_a_file_is_wrong(run, project, com
     done = run("--project", folder, "cache", command)
     assert done.exit_code == 0, done.stderr
     assert ["apt", "stopped"] in [line.split() for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_the_status_shows_no_password_of_a_cache(run, project, words):
+    folder = project()
+    (folder / "cache/etc").mkdir(parents=True)
+    path = folder / "stages/pipeline.yml"
+    path.write_text(
+        path.read_text() + "caches: {apt: {url: 'http://builder:s3cret@127.0.0.1:9'}}\n"
+    )
+    done = run("--project", folder, "cache", "status", *words)
+    assert done.exit_code == 0, done.stderr
+    assert "http://127.0.0.1:9" in done.stdout
+    assert "s3cret" not in done.output
 
 
 @pytest.fixture

@@ -105,6 +105,32 @@ def test_no_answer_says_so(table):
     assert lines[:2] == ["no driver for V100, B200", "not"]
 
 
+def test_whoever_has_one_driver_is_told_every_reason(table):
+    question = Question(gpus=("B200",), driver="550", frameworks=(("torch", "2.15.0"),))
+    lines = list(tell.driver_lines(question, drivers(question, table, MONTH)))
+    for reason, of in [
+        ("B200 needs driver 570 or later; this is 550 [gpu-driver]", "550 open, 550 proprietary"),
+        ("CUDA 13.2 of torch 2.15.0 needs driver 580.65.06", "550 open, 550 proprietary"),
+        ("B200 (blackwell) runs with the open module alone [gpu-module]", "550 proprietary"),
+    ]:
+        (place,) = [i for i, line in enumerate(lines) if line.strip().startswith(reason)]
+        assert lines[place - 1].strip() == of
+
+
+def test_whoever_asks_for_a_driver_is_told_one_reason_for_each(table):
+    question = Question(gpus=("B200",), frameworks=(("torch", "2.15.0"),))
+    answers = drivers(question, table, MONTH)
+    lines = list(tell.driver_lines(question, answers))
+    names = ", ".join(lines[lines.index("not") + 1 :: 2]).replace("  ", "").split(", ")
+    assert sorted(names) == sorted(f"{a.branch} {a.flavour}" for a in answers if a.against)
+
+
+def test_a_branch_without_such_a_module_says_so(table):
+    question = Question(driver="470", flavour="open")
+    lines = list(tell.driver_lines(question, drivers(question, table, MONTH)))
+    assert lines[1].strip() == "470 has no open module"
+
+
 def test_releases_as_lines(table):
     question = Question(driver="550", frameworks=(("torch", ""),))
     lines = list(tell.release_lines(question, releases(question, table, MONTH)))

@@ -219,7 +219,7 @@ def test_the_command_judges(folder):
     said = ask(folder, "base")
     assert said.exit_code == 0, said.output
     assert "driver branch 550 ended" in said.stdout
-    assert "more; vaultbuild -v compat" in said.stdout
+    assert "more; -v tells them all" in said.stdout
     edit(folder, "H100", "B200")
     said = ask(folder, "base")
     assert said.exit_code == 1
@@ -244,12 +244,37 @@ def test_the_command_answers(folder):
     assert document["answers"][0]["branch"] == "620"
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("--driver", "570", "--gpu", "B200", "--with", "torch==2.8.0"), 0),
+        (("--driver", "550", "--gpu", "B200", "--with", "torch==2.8.0"), 1),
+        (("--driver", "570", "--gpu", "B200", "--with", "torch"), 0),
+        (("--driver", "550", "--gpu", "B200", "--with", "torch"), 1),
+        (("--gpu", "V100", "--gpu", "B200"), 1),
+    ],
+)
+def test_a_question_to_which_nothing_is_an_answer_ends_with_1(folder, words, status, form):
+    assert ask(folder, *words, *form).exit_code == status
+
+
+@pytest.mark.parametrize("option", ["--flavour", "--module"])
+def test_the_flavour_can_be_asked_about_by_its_old_name_too(folder, option):
+    document = json.loads(ask(folder, "--driver", "550", option, "open", "--json").stdout)
+    assert [each["flavour"] for each in document["answers"]] == ["open"]
+    shown = ask(folder, "--help").stdout
+    assert "--flavour" in shown
+    assert "--module" not in shown
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--gpu", "B2000"], 'knows no GPU B2000; did you mean "B200"?'),
         (["--with", "pytorch"], "knows no framework pytorch"),
         (["--driver", "new"], "new is no version"),
+        (["--driver", "999.1"], "knows no branch of the driver 999.1; known are 470"),
     ],
 )
 def test_a_question_about_the_unknown_is_refused(words, says, folder):

@@ -20,7 +20,7 @@ from builder.pipeline import load_pipeline
 from builder.record import BuildRecord, DiskRecord
 from builder.store import DISK, Store
 
-TEAM = {"apt": {"url": "http://127.0.0.1:9"}, "pypi": {"url": "http://127.0.0.1:9"}}
+TEAM = {name: {"url": "http://builder:s3cret@127.0.0.1:9"} for name in ("apt", "pypi")}
 OWN = {"apt": {"url": None}, "pypi": {"url": None}}
 MEMINFO = "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 6291456 kB\n"
 GIB = 2**30
@@ -194,7 +194,7 @@ def test_programs_that_make_disks_are_for_bootstrapping(pipeline, host, install)
 
 
 @pytest.mark.parametrize(
-    ("need", "level"), [(1 << 20, "ok"), (0.7, "warn"), (2, "fail")], ids=["ample", "tight", "none"]
+    ("need", "level"), [(1 << 20, "ok"), (0.7, "warn"), (2, "warn")], ids=["ample", "tight", "none"]
 )
 def test_free_disk_is_compared_with_the_pipeline_s(need, level, pipeline, host, install):
     free = shutil.disk_usage(pipeline.project).free
@@ -214,7 +214,7 @@ def test_remote_caches_that_do_not_answer_fail(pipeline, host, install):
     pipeline.caches = TEAM
     finding = found(pipeline, host)["cache-pypi"]
     assert finding.level == "fail"
-    assert "http://127.0.0.1:9" in finding.evidence
+    assert finding.evidence == "http://127.0.0.1:9 does not answer"
     assert "caches.pypi.url" in finding.cure
 
 
@@ -368,7 +368,7 @@ def test_a_stage_that_was_never_built_may_become_as_large_as_the_disk(pipeline, 
     built(1, base=1)
     pipeline.stages = (*pipeline.stages, SimpleNamespace(name="more", parent="base"))
     evidence = next(doctor_store.disk(Case(pipeline, host))).evidence
-    assert "a full disk and its release need 2 MiB" in evidence
+    assert "a guess by resources.disk: 2 MiB with a release" in evidence
 
 
 def test_what_was_put_aside_is_told(pipeline, host, built):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder.digest import Facts, file_signature
-from builder.errors import ProjectError
+from builder.errors import ProjectError, StoreError
 from builder.project import Project
 from builder.provision import choose_strategy
 
@@ -69,3 +69,33 @@ def test_a_variant_with_an_open_pin_has_no_keys_and_the_others_have(folder, proj
     assert other.inputs("base")[-1].key
     # What is kept when the store is tidied is asked of all variants.
     assert other.current() == other.current_of_variant() != {}
+
+
+# --- what to type ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "added"),
+    [
+        ({}, ""),
+        ({"variant": "one"}, ""),
+        ({"variant": "two"}, " --variant two"),
+        ({"engine": "qemu"}, " --engine qemu"),
+        ({"variant": "two", "engine": "nspawn"}, " --variant two --engine nspawn"),
+    ],
+)
+def test_a_command_names_what_is_not_meant_by_default(folder, chosen, added):
+    assert Project(folder, **chosen).command("stage base") == f"vaultbuild stage base{added}"
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda project: project.image("final"), "stage final"),
+        (lambda project: project.failed_disk("final"), "stage final --keep-failed"),
+    ],
+)
+def test_a_hint_means_the_variant_and_the_engine_that_were_asked_about(folder, ask, words):
+    with pytest.raises(StoreError) as caught:
+        ask(Project(folder, variant="two", engine="nspawn"))
+    assert f"vaultbuild {words} --variant two --engine nspawn" in caught.value.hint

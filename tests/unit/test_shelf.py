@@ -196,4 +196,7 @@ def test_offline_errors_say_what_is_missing_and_what_to_type():
         error.message
         == "offline, and wheels are not in the wheels cache:\n       one==1.0\n       two==2.0"
     )
-    assert error.hint == "with the network on: vaultbuild cache warm wheels"
+    assert (
+        error.hint
+        == "with the network on: vaultbuild cache warm wheels, and --variant as in this run"
+    )

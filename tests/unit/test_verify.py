@@ -203,8 +203,13 @@ def test_each_image_set_and_engine_has_a_verdict_of_its_own(tmp_path):
 # --- a failure ------------------------------------------------------------------------------------
 
 
+def typed(words):
+    """Return what to type about a project that is not what is meant by default."""
+    return f"vaultbuild {words} --variant two --engine qemu"
+
+
 def test_a_good_verdict_raises_nothing():
-    require_passed(verdict("passed", "skipped"), "final")
+    require_passed(verdict("passed", "skipped"), "final", typed)
 
 
 def test_each_failing_check_is_named_with_its_reason(tmp_path):
@@ -212,24 +217,24 @@ def test_each_failing_check_is_named_with_its_reason(tmp_path):
         "def test(host):\n>   assert ...\nE   AssertionError: no /dev/nvidia0\nE   assert False"
     )
     with pytest.raises(CheckError) as caught:
-        require_passed(verdict("passed", "failed", message=message), "final", log=tmp_path)
+        require_passed(verdict("passed", "failed", message=message), "final", typed, log=tmp_path)
     said = caught.value
     assert said.message.startswith("final: 1 of 2 checks failed")
     assert "base/test_a.py::test_1" in said.message
     assert "AssertionError: no /dev/nvidia0" in said.message
     assert "def test(host)" not in said.message
-    assert "vaultbuild shell final" in said.hint
+    assert said.hint == "look inside: vaultbuild shell final --variant two --engine qemu"
     assert said.log == tmp_path
     assert said.exit_status == 1
 
 
 def test_checks_that_were_all_skipped_are_no_proof(tmp_path):
     with pytest.raises(CheckError, match="all 2 were skipped") as caught:
-        require_passed(verdict("skipped", "skipped"), "base", log=tmp_path)
-    assert "vaultbuild verify base --vm" in caught.value.hint
+        require_passed(verdict("skipped", "skipped"), "base", typed, log=tmp_path)
+    assert "vaultbuild verify base --vm --variant two" in caught.value.hint
 
 
 def test_a_stage_that_nobody_checked_is_not_good():
     with pytest.raises(CheckError, match="no check was found") as caught:
-        require_passed(verdict(), "final")
+        require_passed(verdict(), "final", typed)
     assert "stages/final/checks/test_*.py" in caught.value.hint
