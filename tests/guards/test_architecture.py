@@ -11,6 +11,7 @@ LAYERS = """
     errors suggest events in_guest on_host open_pins record role_names vm_options
     checks process files yamlfile schema hcl ports
     partitions
+    mount_points
     digest memo failures history libraries texts scratch network role_schema reference
     fetch
     patience config template store disks caches monitor outcome
