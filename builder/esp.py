@@ -6,11 +6,11 @@ knows FAT.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from builder import process
+from builder.partitions import PartitionTable
 
 # The GUID of the discoverable type, and that of the older partition table.
 _TYPES = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EF")
@@ -18,10 +18,8 @@ _TYPES = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EF")
 
 def esp_starts(raw: Path) -> list[int]:
     """Return where the EFI system partitions of a raw disk start, in bytes; most have one."""
-    table = json.loads(process.run(["sfdisk", "--json", raw]).stdout)["partitiontable"]
-    sector = int(table.get("sectorsize", 512))
-    parts = [part for part in table["partitions"] if part["type"].upper() in _TYPES]
-    return [int(part["start"]) * sector for part in parts]
+    parts = PartitionTable.read(raw).partitions
+    return [part.start for part in parts if part.type in _TYPES]
 
 
 def copy_esps(raw: Path, target: Path) -> str:

@@ -12,6 +12,7 @@ the host takes a snapshot.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -21,7 +22,10 @@ import signal
 import struct
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # On tmpfs: gone at the end, whatever happens.
 RUN = "run/vaultbuild"
@@ -32,6 +36,7 @@ ASYNC = "root/.ansible_async"
 DPKG_STATUS = "var/lib/dpkg/status"
 VENVS = "opt/vaultbuild/venvs"
 AUTHORIZED_KEYS = "root/.ssh/authorized_keys"
+BOOT = "boot"
 # FIFREEZE, FITHAW and FITRIM of linux/fs.h; the last takes start, length and smallest extent.
 FIFREEZE = 0xC0045877
 FITHAW = 0xC0045878
@@ -66,34 +71,56 @@ def leave(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def freeze(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Hold all writes to the root file system, whole and clean, until a line comes on stdin.
 
-    The build's key is away meanwhile: systemd would not replace it when the snapshot is booted.
-    Ends with an error when no line comes in time: the snapshot must then not be believed.
+    And to ``/boot``, where that is a file system of its own. The build's key is away meanwhile:
+    systemd would not replace it when the snapshot is booted. Ends with an error when no line comes
+    in time: the snapshot must then not be believed.
     """
     keys = root / AUTHORIZED_KEYS
     held = keys.read_bytes() if keys.exists() else None
     forget_key(keys, settings["public_key"])
     signal.signal(signal.SIGALRM, _give_up)
-    descriptor = os.open(root, os.O_RDONLY)
     os.sync()
-    # What the role wrote and removed again, gigabytes of packed wheels perhaps, is not kept.
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(descriptor, FITRIM, EVERYTHING)
-    signal.alarm(settings["patience"])
-    fcntl.ioctl(descriptor, FIFREEZE, 0)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(_give_back, keys, held)
+        if os.path.ismount(root / BOOT):
+            stack.enter_context(_frozen(root / BOOT, settings["patience"], errno.EOPNOTSUPP))
+        stack.enter_context(_frozen(root, settings["patience"]))
         sys.stdout.write(FROZEN + "\n")
         sys.stdout.flush()
         heard = sys.stdin.readline()
-    finally:
-        signal.alarm(0)
-        fcntl.ioctl(descriptor, FITHAW, 0)
-        os.close(descriptor)
-        if held is not None:
-            keys.write_bytes(held)
-            keys.chmod(0o600)
     if not heard:
         raise EOFError("the host went away")
     return {}
+
+
+@contextlib.contextmanager
+def _frozen(place: Path, patience: int, *passable: int) -> Iterator[None]:
+    """Hold all writes to a file system; ``passable`` are errors that say it cannot be held."""
+    descriptor = os.open(place, os.O_RDONLY)
+    # What the role wrote and removed again, gigabytes of packed wheels perhaps, is not kept.
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(descriptor, FITRIM, EVERYTHING)
+    signal.alarm(patience)
+    thaw = [FITHAW]
+    try:
+        fcntl.ioctl(descriptor, FIFREEZE, 0)
+    except OSError as error:
+        if error.errno not in passable:
+            raise
+        thaw = []
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        for request in thaw:
+            fcntl.ioctl(descriptor, request, 0)
+        os.close(descriptor)
+
+
+def _give_back(keys: Path, held: bytes | None) -> None:
+    if held is not None:
+        keys.write_bytes(held)
+        keys.chmod(0o600)
 
 
 def _give_up(*_: object) -> None:

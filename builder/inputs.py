@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 
 from builder.digest import digest_document
 from builder.errors import Problem, ProjectError, VaultbuildError
-from builder.pipeline import INSTALLATION_VERSION, SEALING_VERSION
+from builder.pipeline import CLOUD_IMAGE_VERSION, INSTALLATION_VERSION, SEALING_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -165,6 +165,8 @@ def source_document(pipeline: Pipeline, *, tools: Toolset, cache: StatCache) -> 
     program, template = tools.source_program, {}
     if source.kind == "iso":
         program, template = INSTALLATION_VERSION, {"template": tools.installer()}
+    elif source.kind == "cloud_image":
+        program = CLOUD_IMAGE_VERSION
     whereabouts = _WHEREABOUTS[source.kind]
     return {
         "schema": SCHEMA,

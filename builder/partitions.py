@@ -1,4 +1,4 @@
-"""Where the root file system of a raw disk lies, and what it holds, without mounting anything.
+"""Where the file systems of a raw disk lie, and what the root holds, without mounting anything.
 
 The programs of e2fsprogs open a file system in the middle of a file; so nothing here needs root.
 """
@@ -25,15 +25,57 @@ _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
 _CHUNK = 4 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition of a raw disk; ``start`` and ``size`` are in bytes."""
+
+    number: int
+    start: int
+    size: int
+    type: str
+    uuid: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionTable:
+    """The partitions of a raw disk, and of which kind their table is: ``gpt`` or ``dos``."""
+
+    raw: Path
+    kind: str
+    partitions: tuple[Partition, ...]
+
+    @classmethod
+    def read(cls, raw: Path) -> PartitionTable:
+        """Read a raw disk's table with sfdisk."""
+        found = json.loads(process.run(["sfdisk", "--json", raw]).stdout)["partitiontable"]
+        sector = found.get("sectorsize", 512)
+        partitions = tuple(
+            Partition(
+                number=int(re.findall(r"\d+$", part["node"])[0]),
+                start=part["start"] * sector,
+                size=part["size"] * sector,
+                type=part["type"].upper(),
+                uuid=part.get("uuid", ""),
+                name=part.get("name", ""),
+            )
+            for part in found.get("partitions", ())
+        )
+        return cls(raw, found["label"], partitions)
+
+    @property
+    def root(self) -> Partition:
+        """The root's partition: the largest one for Linux."""
+        roots = [part for part in self.partitions if part.type in _ROOT_TYPES]
+        if not roots:
+            raise CommandError(f"{self.raw} has no Linux root partition")
+        return max(roots, key=lambda part: part.size)
+
+
 def root_partition(raw: Path) -> tuple[int, int]:
     """Return where the root file system starts and how long it is, in bytes."""
-    table = json.loads(process.run(["sfdisk", "--json", raw]).stdout)["partitiontable"]
-    sector = table.get("sectorsize", 512)
-    roots = [part for part in table["partitions"] if part["type"].upper() in _ROOT_TYPES]
-    if not roots:
-        raise CommandError(f"{raw} has no Linux root partition")
-    largest = max(roots, key=lambda part: int(part["size"]))
-    return largest["start"] * sector, largest["size"] * sector
+    root = PartitionTable.read(raw).root
+    return root.start, root.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ SEALING_VERSION = 1
 
 INSTALLATION_VERSION = 1
 """Of what :mod:`builder.sources.iso` does beside an installer; part of the key of what it makes."""
+CLOUD_IMAGE_VERSION = 2
+"""Of what :mod:`builder.sources.cloud_image` makes of an image; part of the key of that disk."""
 
 # The modules that turn files into the answer: when one of them changes, kept answers are void.
 _DECIDING = (

@@ -39,6 +39,7 @@ _running: set[Child] = set()
 # The package of Debian that brings a program.
 _PACKAGES = {
     "apt-cacher-ng": "apt-cacher-ng",
+    "blkid": "util-linux",
     "debugfs": "e2fsprogs",
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
@@ -55,6 +56,7 @@ _PACKAGES = {
     "qemu-img": "qemu-utils",
     "qemu-storage-daemon": "qemu-system-common",
     "qemu-system-x86_64": "qemu-system-x86",
+    "resize2fs": "e2fsprogs",
     "setpriv": "util-linux",
     "setsid": "util-linux",
     "sfdisk": "fdisk",

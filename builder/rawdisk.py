@@ -1,4 +1,4 @@
-"""A QCOW2 as a raw file that can be written to, and its root file system, mounted.
+"""A QCOW2 as a raw file that can be written to, and its file systems, mounted.
 
 For processes with a mount namespace of their own (``unshare --mount``): what is mounted there goes
 with them, however they go.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import time
 from typing import TYPE_CHECKING
 
 from builder import process
-from builder.errors import HostError
+from builder.errors import CommandError, HostError
 from builder.monitor import DISK_NODE
+from builder.mount_points import BOOT, mount_points
 from builder.partitions import root_partition
 from builder.vm_options import quoted
 
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from builder.mount_points import MountPoint
+
 _EXPORT_SECONDS = 20
+_ESP_KIND = "vfat"
+_log = logging.getLogger(__name__)
 _CLONE_NEWNS = 0x00020000  # <linux/sched.h>
 
 
@@ -64,17 +70,48 @@ def _listening(monitor: Path) -> list[str]:
 
 @contextlib.contextmanager
 def mounted(raw: Path, work: Path) -> Iterator[Path]:
-    """Mount the root file system of a raw disk, where the daemon that shows it does not see it."""
+    """Mount the root file system of a raw disk, where the daemon that shows it does not see it.
+
+    Below it, what the system itself mounts there from this disk: its ``/boot``, say.
+    """
     _part_from_the_daemon()
     root = work / "root"
     root.mkdir(exist_ok=True)
     start, size = root_partition(raw)
-    options = f"loop,offset={start},sizelimit={size},noatime"
-    process.run(["mount", "-t", "ext4", "-o", options, raw, root])
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_mount(raw, root, "ext4", start, size))
+        for below in mount_points(raw, root):
+            _enter(stack, raw, root, below)
         yield root
+
+
+@contextlib.contextmanager
+def _mount(raw: Path, place: Path, kind: str, start: int, size: int) -> Iterator[None]:
+    # Programs in a container cannot sync, and only ext4 can be frozen before a snapshot.
+    sync = ",sync" if kind == _ESP_KIND else ""
+    options = f"loop,offset={start},sizelimit={size},noatime{sync}"
+    process.run(["mount", "-t", kind, "-o", options, raw, place])
+    try:
+        yield
     finally:
-        process.run(["umount", root])
+        process.run(["umount", place])
+
+
+def _enter(stack: contextlib.ExitStack, raw: Path, root: Path, point: MountPoint) -> None:
+    """Mount a file system below the root, for as long as the stack is open.
+
+    The EFI partition may stay away: not every host's kernel knows FAT, and no container boots.
+    """
+    place = (root / point.path.lstrip("/")).resolve()
+    if not place.is_relative_to(root.resolve()):
+        raise CommandError(f"the mount point {point.path} leads out of the image")
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        stack.enter_context(_mount(raw, place, point.kind, point.start, point.size))
+    except CommandError as error:
+        if point.path == BOOT:
+            raise
+        _log.info("%s stays unmounted: %s", point.path, error.message)
 
 
 def _part_from_the_daemon() -> None:

@@ -397,9 +397,9 @@ class OverridePart(Part):
 
 
 Rule = Literal[
-    "driver-end", "driver-module", "kernel-module", "fabric-version", "gpu-known", "gpu-driver",
-    "gpu-module", "gpu-cuda", "cuda-driver", "cudnn", "one-cuda", "framework-known",
-    "framework-python", "framework-needs",
+    "driver-end", "driver-missing", "driver-module", "one-module", "kernel-module",
+    "fabric-version", "gpu-known", "gpu-driver", "gpu-module", "gpu-cuda", "cuda-driver", "cudnn",
+    "one-cuda", "framework-known", "framework-python", "framework-needs",
 ]  # fmt: skip
 """The rules of :mod:`builder.compat.rules`."""
 

@@ -46,6 +46,14 @@ def _supported(table: Table, month: str) -> str:
     return f"long term support: {', '.join(kept)}" if kept else ""
 
 
+def driver_missing(stack: Stack, _: Table, __: str) -> Iterator[Finding]:
+    """A driver that is wanted has packages in the image: of its library, and of a module."""
+    for what in stack.missing:
+        message = f"no package of the image brings {what}"
+        cure = "which packages do, packages in stages/compatibility.yml says"
+        yield Finding("driver-missing", "fail", message, "", "driver", cure)
+
+
 def driver_module(stack: Stack, table: Table, _: str) -> Iterator[Finding]:
     """A branch has an open module or it has not."""
     row = table.drivers.get(versions.major(stack.driver or ""))
@@ -53,6 +61,16 @@ def driver_module(stack: Stack, table: Table, _: str) -> Iterator[Finding]:
         branch = versions.major(stack.driver or "")
         message = f"driver branch {branch} has no {stack.flavour} module"
         yield Finding("driver-module", "fail", message, row.source, "flavour")
+
+
+def one_module(stack: Stack, _: Table, __: str) -> Iterator[Finding]:
+    """Of two modules of one name, nobody says which is loaded."""
+    held = ", ".join(f"{flavour} ({package})" for flavour, package in stack.modules.items())
+    if len(stack.modules) > 1:
+        message = f"the image has packages of {len(stack.modules)} modules: {held}"
+        yield Finding("one-module", "fail", message, "", "flavour", "leave one of them")
+    elif stack.modules:
+        yield Finding("one-module", "ok", f"the image has one module, {held}", "", "flavour")
 
 
 def kernel_module(stack: Stack, table: Table, _: str) -> Iterator[Finding]:
@@ -89,11 +107,15 @@ def fabric(stack: Stack, _: Table, __: str) -> Iterator[Finding]:
     """Fabric Manager and IMEX run with a driver of exactly their own version."""
     for name, version in stack.fabric.items():
         have, driver = versions.plain(version), versions.plain(stack.driver or "")
+        if not driver:
+            message = f"{name} is {have}, and nothing says which driver stands beside it"
+            yield Finding("fabric-version", "note", message, "", "fabric")
+            continue
         right = have == driver
         message = f"{name} is {have}, the driver {driver}"
         level: Level = "ok" if right else "fail"
         cure = "" if right else "both must be of one version"
-        yield Finding("fabric-version", level, message, "", "driver", cure)
+        yield Finding("fabric-version", level, message, "", "fabric", cure)
 
 
 # --- GPUs -----------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 RULES: tuple[Callable[[Stack, Table, str], Iterator[Finding]], ...] = (
     hardware.driver_end,
+    hardware.driver_missing,
     hardware.driver_module,
+    hardware.one_module,
     hardware.kernel_module,
     hardware.fabric,
     hardware.gpu_known,
@@ -24,6 +26,7 @@ RULES: tuple[Callable[[Stack, Table, str], Iterator[Finding]], ...] = (
     software.gpu_cuda,
     software.cuda_driver,
     software.cudnn,
+    software.own_cudnn,
     software.one_cuda,
     software.framework,
 )

@@ -81,20 +81,39 @@ def _runs(row: FrameworkRow, stack: Stack, table: Table, *, whole: bool) -> bool
 def cudnn(stack: Stack, table: Table, _: str) -> Iterator[Finding]:
     """A cuDNN goes with some CUDAs, and with each of them with some drivers and GPUs."""
     for environment, version, cuda in stack.cudnns(table):
-        rows = table.cudnn_rows(version, cuda)
-        against = [_against(row, version, stack, table) for row in rows]
-        source = rows[0].source if rows else ""
-        level: Level = "fail"
-        if "" in against:
-            level, message = "ok", f"cuDNN {version} goes with CUDA {versions.minor(cuda)}"
-        elif against:
-            message = against[0]
-        elif table.knows_cudnn(version):
-            message = f"cuDNN {version} is not made for CUDA {versions.minor(cuda)}"
-        else:
-            level, message = "note", f"nothing is known of cuDNN {version}"
+        level, message, source = _beside(version, cuda, stack, table)
         where = environment.where
         yield Finding("cudnn", level, message, source, "packages", "", where, "nvidia-cudnn")
+
+
+def own_cudnn(stack: Stack, table: Table, _: str) -> Iterator[Finding]:
+    """The image's own cuDNN is of packages for one major version of CUDA, and beside its CUDA."""
+    for made_for, version in stack.cudnn.items():
+        which = f"cuDNN {versions.plain(version)}"
+        if not stack.cuda:
+            message = f"nothing says beside which CUDA of the image {which} stands"
+            yield Finding("cudnn", "note", message, "", "cudnn")
+        elif made_for.isdigit() and made_for != versions.major(stack.cuda):
+            cuda = versions.minor(stack.cuda)
+            message = f"{which} is of packages for CUDA {made_for}; the image has CUDA {cuda}"
+            yield Finding("cudnn", "fail", message, "", "cudnn_cuda")
+        else:
+            level, message, source = _beside(versions.plain(version), stack.cuda, stack, table)
+            yield Finding("cudnn", level, message, source, "cudnn")
+
+
+def _beside(version: str, cuda: str, stack: Stack, table: Table) -> tuple[Level, str, str]:
+    """Judge a cuDNN beside a CUDA: how bad, why, on whose word."""
+    rows = table.cudnn_rows(version, cuda)
+    against = [_against(row, version, stack, table) for row in rows]
+    source = rows[0].source if rows else ""
+    if "" in against:
+        return "ok", f"cuDNN {version} goes with CUDA {versions.minor(cuda)}", source
+    if against:
+        return "fail", against[0], source
+    if table.knows_cudnn(version):
+        return "fail", f"cuDNN {version} is not made for CUDA {versions.minor(cuda)}", source
+    return "note", f"nothing is known of cuDNN {version}", source
 
 
 def _against(row: CudnnRow, cudnn: str, stack: Stack, table: Table) -> str:

@@ -20,7 +20,7 @@ from builder.open_pins import is_open
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from builder.compat.table import Table
+    from builder.compat.table import Flavour, Kind, Table
     from builder.pipeline import Pipeline
 
 _CUDA_SUFFIX = re.compile(r"-cu\d+$")
@@ -57,7 +57,12 @@ class Toolkit:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What stands on one another. What nothing is said about is None, or empty."""
+    """What stands on one another. What nothing is said about is None, or empty.
+
+    ``fabric`` are versions by what they are of; ``cudnn``, the image's own, by the major version of
+    CUDA that its packages are for. Of an image alone: ``modules`` are packages by the flavour that
+    they bring, ``missing`` is what is wanted of a driver and no package brings.
+    """
 
     driver: str | None = None
     flavour: str | None = None
@@ -66,6 +71,9 @@ class Stack:
     gpus: tuple[str, ...] = ()
     environments: tuple[Environment, ...] = ()
     fabric: Mapping[str, str] = field(default_factory=dict)
+    cudnn: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
     def frameworks(self, table: Table) -> Iterator[tuple[Environment, str, str]]:
         """Yield each framework that the table knows of, with where it is and its version."""
@@ -121,7 +129,14 @@ def planned(pipeline: Pipeline, stages: Collection[str], table: Table) -> Stack:
         cuda=_text(facts.get("cuda")),
         gpus=tuple(str(name) for name in facts.get("gpus") or ()),
         environments=tuple(_locked(pipeline, stages)),
+        fabric=_one(table.variables.get("fabric", ""), facts.get("fabric")),
+        cudnn=_one(_text(facts.get("cudnn_cuda")) or "", facts.get("cudnn")),
     )
+
+
+def _one(name: str, version: Any) -> dict[str, str]:
+    text = _text(version)
+    return {name: text} if text else {}
 
 
 def _text(value: Any) -> str | None:
@@ -156,18 +171,30 @@ def installed(packages: Mapping[str, Mapping[str, str]], wanted: Stack, table: T
     debian = packages.get("dpkg", {})
     first = {kind: next(iter(_found(debian, table, kind)), None) for kind in table.packages}
     python = versions.minor(debian.get("python3", "")) or None
-    flavour = next((name for name in ("open", "proprietary") if first.get(name)), wanted.flavour)
+    flavours: tuple[Flavour, ...] = ("open", "proprietary")
+    modules: dict[str, str] = {name: found[0] for name in flavours if (found := first.get(name))}
     driver, cuda = first.get("driver"), first.get("cuda")
     kernel = first.get("kernel")
     return replace(
         wanted,
         driver=driver[1] if driver else wanted.driver,
-        flavour=flavour,
+        flavour=next(iter(modules)) if len(modules) == 1 else wanted.flavour,
         kernel=kernel[0] if kernel else wanted.kernel,
         cuda=cuda[1] if cuda else wanted.cuda,
         environments=tuple(_environments(packages, python)),
         fabric=dict(_found(debian, table, "fabric")),
+        cudnn=dict(_found(debian, table, "cudnn")),
+        modules=modules,
+        missing=tuple(_missing(wanted, first)) if debian else (),
     )
+
+
+def _missing(wanted: Stack, first: Mapping[Kind, Any]) -> Iterator[str]:
+    """Yield what is wanted of a driver, and the packages of no kind bring."""
+    if wanted.driver and not first.get("driver"):
+        yield f"the driver {versions.plain(wanted.driver)}"
+    if wanted.flavour and not (first.get("open") or first.get("proprietary")):
+        yield f"the {wanted.flavour} module"
 
 
 def _found(debian: Mapping[str, str], table: Table, kind: Any) -> Iterable[tuple[str, str]]:

@@ -26,8 +26,8 @@ ENDED = "ended"
 """The end of a branch whose month was not found."""
 
 Flavour = Literal["proprietary", "open"]
-Fact = Literal["driver", "flavour", "kernel", "cuda", "gpus"]
-Kind = Literal["driver", "proprietary", "open", "cuda", "kernel", "fabric"]
+Fact = Literal["driver", "flavour", "kernel", "cuda", "gpus", "cudnn", "cudnn_cuda", "fabric"]
+Kind = Literal["driver", "proprietary", "open", "cuda", "cudnn", "kernel", "fabric"]
 
 Number = Annotated[
     str, form(r"\d+(\.\d+)*([.+-][0-9A-Za-z.+-]*)?", "is no version", 'in quotes: "12.4"')

@@ -30,8 +30,9 @@ _VERSION = re.compile(r"version (\d+)\.(\d+)")
 _PROGRAMS = ("socat", "ssh", "ssh-keygen", "setpriv", "unshare", "setsid")
 _DISK_PROGRAMS = ("mmdebstrap", "mmd", "mcopy", "mkfs.vfat", "mkfs.ext4", "sfdisk")
 _RELEASE_PROGRAMS = ("sfdisk", "debugfs", "dumpe2fs", "e2fsck", "mcopy")
+_CLOUD_IMAGE_PROGRAMS = ("sfdisk", "e2fsck", "resize2fs")
 _INSTALLER_PROGRAMS = ("xorriso", "sfdisk", "debugfs")
-_CONTAINER_PROGRAMS = ("systemd-nspawn", "ip", "losetup", "mount")
+_CONTAINER_PROGRAMS = ("systemd-nspawn", "ip", "losetup", "mount", "sfdisk", "blkid")
 
 
 def python(_: Case) -> Iterator[Finding]:
@@ -110,6 +111,9 @@ def programs(case: Case) -> Iterator[Finding]:
     yield _all_there("release", "programs that read a release", _RELEASE_PROGRAMS, "fail")
     if case.pipeline.source.kind == "bootstrap":
         yield _all_there("disks", "programs that make disks", _DISK_PROGRAMS, "fail")
+    if case.pipeline.source.kind == "cloud_image":
+        title = "programs that enlarge a cloud image"
+        yield _all_there("cloud-image", title, _CLOUD_IMAGE_PROGRAMS, "fail")
     if case.pipeline.source.kind == "iso":
         yield _all_there("installer", "programs that install an ISO", _INSTALLER_PROGRAMS, "fail")
     yield _all_there("nspawn", "programs of containers", _CONTAINER_PROGRAMS, case.container)

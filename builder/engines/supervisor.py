@@ -21,6 +21,7 @@ from builder import process
 from builder.engines import MONITOR, carrier, usage
 from builder.engines.cgroup import own_group
 from builder.errors import CommandError, VaultbuildError
+from builder.mount_points import missing
 from builder.rawdisk import exported, mounted
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def supervise(spec: Spec) -> None:
         control = spec.sockets / MONITOR
         raw = stack.enter_context(exported(spec.disk, spec.work, log, monitor=control))
         root = stack.enter_context(mounted(raw, spec.work))
+        if reason := missing(raw, root):
+            raise CommandError(reason)
         for argv in _carriers(spec):
             stack.enter_context(process.session(process.start(argv, log=log)))
         container = stack.enter_context(process.session(_nspawn(spec, root)))

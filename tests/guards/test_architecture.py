@@ -10,7 +10,8 @@ from pathlib import Path
 LAYERS = """
     errors suggest events in_guest on_host open_pins record role_names vm_options
     checks process files yamlfile schema hcl ports
-    partitions esp
+    partitions
+    esp mount_points
     digest memo failures history libraries texts scratch network role_schema reference
     fetch
     patience config template store disks caches monitor outcome

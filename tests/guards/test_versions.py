@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.pipeline import INSTALLATION_VERSION, SEALING_VERSION
+from builder.pipeline import CLOUD_IMAGE_VERSION, INSTALLATION_VERSION, SEALING_VERSION
 from builder.provision import PROVISIONING_VERSION
 from builder.sources.bootstrap import BOOTSTRAP_VERSION
 
@@ -26,16 +26,21 @@ MODULES = {
     ),
     "SEALING_VERSION": (
         SEALING_VERSION,
-        ["builder/partitions.py", "builder/rawdisk.py", "builder/sealing.py"],
+        [
+            "builder/mount_points.py",
+            "builder/partitions.py",
+            "builder/rawdisk.py",
+            "builder/sealing.py",
+        ],
     ),
     "INSTALLATION_VERSION": (INSTALLATION_VERSION, ["builder/sources/iso.py"]),
+    "CLOUD_IMAGE_VERSION": (
+        CLOUD_IMAGE_VERSION,
+        ["builder/sources/cloud_image.py", "builder/sources/growth.py"],
+    ),
     "BOOTSTRAP_VERSION": (
         BOOTSTRAP_VERSION,
-        [
-            "builder/sources/bootstrap.py",
-            "builder/sources/cloud_image.py",
-            "builder/sources/rootdisk.py",
-        ],
+        ["builder/sources/bootstrap.py", "builder/sources/rootdisk.py"],
     ),
 }
 

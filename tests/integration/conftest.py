@@ -54,6 +54,43 @@ def raw_disk(tmp_path):
     return make
 
 
+MIB = 1 << 20
+CLOUD = """\
+label: gpt
+start=1M, size=1M, type=21686148-6449-6E6F-744E-656564454649
+start=2M, size=4M, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B
+start=6M, size=16M, type=BC13C2FF-59E6-4262-A352-B275FD6F7172, name=boot
+start=22M, size=40M, type=L
+"""
+
+
+@pytest.fixture
+def cloud_disk(tmp_path):
+    """Call it with an fstab: a raw disk laid out as Ubuntu's cloud images are, the root the last.
+
+    Its ``/boot``, labelled BOOT, has a file; its root has the fstab and an empty ``/boot``.
+    """
+
+    def make(fstab: str = "LABEL=BOOT /boot ext4 defaults 0 2\n", layout: str = CLOUD) -> Path:
+        raw, tree, boot = (tmp_path / name for name in ("cloud.raw", "tree", "tree.boot"))
+        for folder in (tree / "etc", tree / "boot", boot):
+            folder.mkdir(parents=True)
+        (tree / "etc/fstab").write_text(fstab)
+        (tree / "data").write_bytes(os.urandom(MIB))
+        (boot / "vmlinuz").write_text("a kernel\n")
+        with raw.open("wb") as file:
+            file.write(b"boot code")
+            file.truncate(64 * MIB)
+        process.run(["sfdisk", "--quiet", raw], stdin=layout)
+        made = ((6, 16, "BOOT", boot), (22, 40, "cloudimg-rootfs", tree))
+        for start, size, label, content in made:
+            options = ["-q", "-F", "-L", label, "-d", content, "-E", f"offset={start * MIB}"]
+            process.run(["mkfs.ext4", *options, raw, f"{size}M"])
+        return raw
+
+    return make
+
+
 def alive(word: str) -> list[str]:
     """Return the processes that have ``word`` in their command line."""
     found = []

@@ -155,6 +155,58 @@ def test_mistakes_of_the_table_are_told_all_at_once(folder):
     assert len(caught.value.problems) >= 3, "one branch, two generations"
 
 
+STACKED = {
+    "cuda_runtime": ("{cuda_runtime_version: {type: str}}", {"cuda_runtime_version": "12.4.127-1"}),
+    "cudnn": (
+        "{cudnn_version: {type: str}, cudnn_cuda_major: {type: int}}",
+        {"cudnn_version": "9.1.0.70-1", "cudnn_cuda_major": 12},
+    ),
+    "fabric_manager": (
+        "{fabric_manager_version: {type: str}}",
+        {"fabric_manager_version": "550.163.01-1"},
+    ),
+}
+
+
+@pytest.fixture
+def stacked(folder, project):
+    """With CUDA, cuDNN and the fabric manager on the driver."""
+    files = {}
+    for role, (options, _) in STACKED.items():
+        specs = f"argument_specs: {{main: {{options: {options}}}}}\n"
+        files[f"ansible/roles/{role}/meta/argument_specs.yml"] = specs
+        files[f"ansible/roles/{role}/tasks/main.yml"] = "[]\n"
+    said = [f"  {key}: {value}" for _, given in STACKED.values() for key, value in given.items()]
+    files["stages/base/stage.yml"] = "\n".join(
+        [f"roles: [nvidia_driver, {', '.join(STACKED)}]", "variables:", *said,
+         "  nvidia_driver_version: 550.163.01-2", ""]
+    )  # fmt: skip
+    return project(files)
+
+
+def test_the_images_own_cudnn_and_the_fabric_manager_are_judged(stacked):
+    found = {each.rule: each for each in judge(stacked).require(["base"])}
+    assert found["cudnn"].level == found["fabric-version"].level == "ok"
+    assert found["fabric-version"].message.startswith("fabric_manager_version is 550.163.01")
+
+
+@pytest.mark.parametrize(
+    ("variable", "right", "wrong", "says"),
+    [
+        ("cudnn_cuda_major", "12", "13", "is of packages for CUDA 13"),
+        ("cudnn_version", "9.1.0.70-1", "9.0.0.312-1", "9.0.0.312 is not made for CUDA 12.4"),
+        ("fabric_manager_version", "550.163.01-1", "550.54.15-1", "550.54.15, the driver 550.163"),
+    ],
+)
+def test_what_stands_on_the_driver_is_refused_where_it_is_said(
+    stacked, variable, right, wrong, says
+):
+    edit(stacked, f"{variable}: {right}", f"{variable}: {wrong}")
+    (problem,) = refused(stacked, ["base"]).problems
+    assert says in problem.message
+    assert problem.key == f"variables.{variable}"
+
+
 # --- what is remembered ---------------------------------------------------------------------------
 
 
@@ -206,6 +258,15 @@ def test_an_image_is_refused_for_what_it_has(folder):
     with pytest.raises(CheckError, match=r"base: what is installed.*\n.*580\.65\.06") as caught:
         judge(folder).require_installed(["base"], {**good, "python torch": torch}, "base")
     assert "vaultbuild compat base --image" in caught.value.hint
+
+
+def test_an_image_without_its_driver_is_refused(folder):
+    bare = {"dpkg": {"libc6": "2.41-12"}}
+    with pytest.raises(
+        CheckError, match=r"brings the driver 550.*\n.*brings the proprietary module"
+    ):
+        judge(folder).require_installed(["base"], bare, "base")
+    judge(folder).require_installed([], bare, "base")
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from builder.compat import rules
 from builder.compat.finding import accepting, worst
 from builder.compat.flavour import choose
-from builder.compat.stack import Environment, Stack, installed
+from builder.compat.stack import Environment, Stack
 from builder.compat.table import read_table
 from builder.memo import Tree
 from builder.schema import Rule
@@ -63,6 +63,30 @@ CASES = {
     "one that ended this year": ("driver-end", of_driver("535.261.03"), "warn", "in 2026-06"),
     "one that is maintained": ("driver-end", of_driver("580.95.05"), "ok", "until 2028-06"),
     "one that nobody knows": ("driver-end", of_driver("999.1"), "note", "nothing is known"),
+    "a driver without its packages": (
+        "driver-missing",
+        stack(missing=("the driver 550.163.01",)),
+        "fail",
+        "brings the driver 550.163.01",
+    ),
+    "a driver without a module": (
+        "driver-missing",
+        stack(missing=("the proprietary module",)),
+        "fail",
+        "brings the proprietary module",
+    ),
+    "both modules": (
+        "one-module",
+        stack(modules={"open": "nvidia-open-kernel-dkms", "proprietary": "nvidia-kernel-dkms"}),
+        "fail",
+        "open (nvidia-open-kernel-dkms), proprietary (nvidia-kernel-dkms)",
+    ),
+    "one module": (
+        "one-module",
+        stack(modules={"open": "nvidia-dkms-580-open"}),
+        "ok",
+        "nvidia-dkms-580-open",
+    ),
     "no open module yet": (
         "driver-module",
         of_driver("470.82", flavour="open"),
@@ -105,6 +129,12 @@ CASES = {
         stack(fabric={"nvidia-fabricmanager": "550.163.01-1"}),
         "ok",
         "550.163.01",
+    ),
+    "Fabric Manager without a driver": (
+        "fabric-version",
+        Stack(fabric={"nvidia-fabricmanager": "550.163.01-1"}),
+        "note",
+        "nothing says which driver",
     ),
     "a GPU that does not exist": ("gpu-known", stack(gpus=("H300",)), "fail", "H300"),
     "a GPU that is too new": ("gpu-driver", stack(gpus=("B200",)), "fail", "570 or later"),
@@ -217,6 +247,37 @@ CASES = {
         "note",
         "nothing is known",
     ),
+    "the image's cuDNN for another major version": (
+        "cudnn",
+        stack(cudnn={"13": "9.17.0.29-1"}),
+        "fail",
+        "packages for CUDA 13; the image has CUDA 12.4",
+    ),
+    "the image's cuDNN for another CUDA": (
+        "cudnn",
+        stack(cudnn={"12": "9.0.0.312-1"}),
+        "fail",
+        "9.0.0.312 is not made for CUDA 12.4",
+    ),
+    "the image's cuDNN and an old driver": (
+        "cudnn",
+        of_driver("470.82", cuda="12.4", cudnn={"12": "9.1.0.70-1"}),
+        "fail",
+        "525.60.13",
+    ),
+    "the image's cuDNN that goes": ("cudnn", stack(cudnn={"12": "9.1.0.70-1"}), "ok", "9.1.0.70"),
+    "the image's cuDNN that nobody knows": (
+        "cudnn",
+        stack(cudnn={"12": "9.99.1-1"}),
+        "note",
+        "nothing is known of cuDNN 9.99.1",
+    ),
+    "the image's cuDNN without a CUDA": (
+        "cudnn",
+        stack(cuda=None, cudnn={"12": "9.1.0.70-1"}),
+        "note",
+        "nothing says beside which CUDA",
+    ),
     "two CUDAs in one environment": (
         "one-cuda",
         stack(environments=environment(**TORCH_26, nvidia_nvjitlink_cu12="12.5.82")),
@@ -309,58 +370,6 @@ def test_what_a_variant_accepts_is_a_note(table):
     accepted = accepting(found, ["kernel-module", "driver-end"])
     assert worst(accepted) == "note"
     assert worst(accepting(found, ["driver-end"])) == "fail"
-
-
-# --- what is installed ----------------------------------------------------------------------------
-
-DEBIAN = {
-    "libcuda1": "550.163.01-2",
-    "nvidia-kernel-dkms": "550.163.01-2",
-    "linux-image-6.12.117+deb13-cloud-amd64": "6.12.117-1",
-    "linux-image-cloud-amd64": "6.12.117-1",
-    "libcudart12": "12.4.127~12.4.1-2",
-    "python3": "3.13.5-1",
-}
-UBUNTU = {
-    "libnvidia-compute-580": "580.95.05-0ubuntu1",
-    "nvidia-dkms-580-open": "580.95.05-0ubuntu1",
-    "linux-image-6.8.0-60-generic": "6.8.0-60.63",
-    "cuda-cudart-12-8": "12.8.90-1",
-    "nvidia-fabricmanager-580": "580.95.05-1",
-    "python3": "3.12.3-0ubuntu2",
-}
-
-
-def test_what_debian_installed(table):
-    venv = {"Torch": "2.6.0", "nvidia_cuda_runtime_cu12": "12.4.127"}
-    found = installed({"dpkg": DEBIAN, "python torch": venv}, Stack(gpus=("L4",)), table)
-    assert (found.driver, found.flavour, found.kernel, found.cuda) == (
-        "550.163.01-2", "proprietary", KERNEL, "12.4.127~12.4.1-2",
-    )  # fmt: skip
-    (environment,) = found.environments
-    assert (environment.where, environment.python) == ("environment torch", "3.13")
-    assert environment.packages["torch"] == "2.6.0"
-    assert environment.wheel("nvidia-cuda-runtime") == "12.4.127"
-    assert found.gpus == ("L4",)
-
-
-def test_what_ubuntu_installed(table):
-    found = installed({"dpkg": UBUNTU}, Stack(), table)
-    assert (found.driver, found.flavour, found.kernel, found.cuda) == (
-        "580.95.05-0ubuntu1", "open", "6.8.0-60-generic", "12.8.90-1",
-    )  # fmt: skip
-    assert found.fabric == {"nvidia-fabricmanager-580": "580.95.05-1"}
-
-
-def test_an_image_is_judged_by_what_it_has(table):
-    """Its files wanted the proprietary module; somebody installed the open one."""
-    packages = DEBIAN | {"nvidia-open-kernel-dkms": "550.163.01-2"}
-    found = installed({"dpkg": packages}, REFERENCE, table)
-    assert worst(rules.judge(found, table, MONTH)) == "fail"
-
-
-def test_what_the_lists_do_not_tell_stays_as_wanted(table):
-    assert installed({}, REFERENCE, table) == REFERENCE
 
 
 # --- auto -----------------------------------------------------------------------------------------

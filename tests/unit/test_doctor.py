@@ -157,6 +157,12 @@ def test_a_cloud_image_in_a_vm_needs_no_root(pipeline, host, install):
     assert found(pipeline, host, engine="nspawn")["user"].level == "fail"
 
 
+def test_a_cloud_image_is_enlarged_with_programs_of_its_own(pipeline, host, install):
+    assert "cloud-image" not in found(pipeline, host)
+    pipeline.source = cloud_image()
+    assert "resize2fs" in found(pipeline, host)["cloud-image"].evidence
+
+
 def test_only_a_vm_needs_the_plugin_of_packer(pipeline, host, install):
     install("packer", "Packer v1.15.4")
     assert found(pipeline, host, engine="qemu")["packer"].level == "fail"

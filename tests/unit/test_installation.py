@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from builder.digest import StatCache
 from builder.errors import HostError
-from builder.inputs import Template, Toolset, lineage_inputs
+from builder.inputs import Template, Toolset, lineage_inputs, source_document
 from builder.installation import _follow, last_line
-from builder.pipeline import load_pipeline
+from builder.pipeline import CLOUD_IMAGE_VERSION, Source, load_pipeline
 from builder.reasons import _source_differences
 from builder.sources import iso
 
@@ -73,6 +74,16 @@ def test_an_installation_depends_on_its_answers_and_its_template(project):
 def test_the_engine_is_not_in_the_key_of_what_is_installed(project):
     root = project(ISO)
     assert key_of(root, engine="qemu") == key_of(root, engine="nspawn")
+
+
+def test_what_enlarges_a_cloud_image_is_in_its_key_and_what_bootstraps_is_not(project):
+    settings = {"url": "a.qcow2", "sha256": "0" * 64}
+    pipeline = replace(load_pipeline(project({})), source=Source("cloud_image", settings, {}))
+    cache = StatCache(pipeline.project, pipeline.project / "cache/var/index/files")
+    for bootstrap_version in (1, 2):
+        tools = Toolset("nspawn", {}, bootstrap_version, lambda stage: Template(stage.name))
+        document = source_document(pipeline, tools=tools, cache=cache)
+        assert document["program"] == CLOUD_IMAGE_VERSION
 
 
 def test_a_changed_template_is_a_reason():
