@@ -401,8 +401,7 @@ SPECS = """\
     argument_specs:
       main:
         options:
-          nvidia_driver_version: {type: str}
-          nvidia_driver_gpus: {type: list, elements: str}
+          {nvidia_driver_version: {type: str}, nvidia_driver_gpus: {type: list, elements: str}}
     """
 ROOT = Path(__file__).parents[2]
 
