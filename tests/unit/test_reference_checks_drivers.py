@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
+SECURE_BOOT = runpy.run_path(str(Path(__file__).with_name("test_reference_checks_secure_boot.py")))
+PROJECT_FILES = SECURE_BOOT["PROJECT_FILES"]
 CHECKS = "stages/drivers/checks/test_drivers.py"
 KERNEL, OTHER = "6.12.117+deb13-cloud-amd64", "6.12.94+deb13-cloud-amd64"
 VERSION, DRIVER, OLD = "550.163.01-2", "550.163.01", "535.261.03"
@@ -61,6 +66,7 @@ def marker(name, version=VERSION, kernel=KERNEL, flavour="proprietary"):
         "at": f"{name}/{version.rpartition('-')[0]}/{kernel}",
         "says": {"kernel": kernel, "driver": version, "flavour": flavour},
         "changed": [],
+        "signed": [],
     }
 
 
@@ -226,6 +232,18 @@ def ubuntu(series="580", version="580.105.08-0ubuntu1", flavour="open", **machin
     }
 
 
+def signed(by, where=PARTS, beside=PARTS):
+    """With the role secure_boot: who signed which modules, and which of DKMS' copies."""
+    files = [f"module/{PROPRIETARY}{part}.ko.xz" for part in beside]
+    return {
+        "uses": {"secure_boot": {"secure_boot_certificate": SECURE_BOOT["CERTIFICATE"]}},
+        **told(
+            modules={PROPRIETARY + part: {"signer": by} for part in where},
+            markers=[{**marker(PROPRIETARY), "signed": sorted(files)}],
+        ),
+    }
+
+
 SLEEPING = {"enabled": "enabled", "state": "inactive"}
 OPENED = {
     "expected": {"nvidia_driver_flavour": "open"},
@@ -247,13 +265,14 @@ SOUND = {
     "with a GPU": (told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=0),),
     "with DCGM": (told(services={"nvidia-dcgm.service": SLEEPING}),),
     "no bus in a container": (cuda(init=999),),
+    "signed by the certificate": (signed("Example modules"),),
     "on Debian 12": (debian_12(),),
     "on Ubuntu": (ubuntu(),),
     "on Ubuntu, proprietary": (ubuntu(flavour="proprietary"),),
 }
 
 MODULE = "test_module_is_there_for_the_kernel_that_boots"
-SIGNED = "test_module_is_not_signed"
+SIGNED = "test_module_is_signed_by_nobody_else"
 ALTERNATIVE = "test_alternatives_are_of_the_flavour_asked_for"
 ONE_VERSION = "test_every_package_of_the_driver_is_of_one_version"
 UPGRADE = "test_an_upgrade_leaves_what_is_pinned_alone"
@@ -311,6 +330,21 @@ BROKEN = {
     "module was built from another driver": (told(markers=[marker(PROPRIETARY, OLD)]), MARKER),
     "module of the other flavour was built": (
         told(markers=[marker(PROPRIETARY, flavour="open")]), MARKER,
+    ),
+    "DKMS' copies are signed": (
+        told(markers=signed("")["machine.py"]["markers"]), MARKER,
+    ),
+    "DKMS' copies are not signed": (signed("Example modules", beside=()), MARKER),
+    "one of DKMS' copies is not signed": (signed("Example modules", beside=PARTS[1:]), MARKER),
+    "signed by another": (
+        signed("DKMS module signing key"), *(f"{SIGNED}[{part}]" for part in PARTS),
+    ),
+    "one module is not signed": (
+        signed("Example modules", where=PARTS[:-1]), f"{SIGNED}[-peermem]",
+    ),
+    "signed, and nobody was asked to": (
+        told(modules=signed("Example modules")["machine.py"]["modules"]),
+        *(f"{SIGNED}[{part}]" for part in PARTS),
     ),
     "nothing says what the module was built for": (told(markers=[]), MARKER),
     "module under another licence": (module_says("", license="Dual MIT/GPL"), FLAVOUR),
