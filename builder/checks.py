@@ -10,6 +10,9 @@ each::
     def test_environment_is_there(host, use):
         assert host.file(use["python_frameworks_venv"]).is_directory
 
+A check that is about what a role does says so with ``if_used("tuning")``: it is asked where the
+image was built with that role.
+
 What each check said is written to the file that ``VAULTBUILD_CHECK_RESULTS`` names.
 """
 
@@ -73,7 +76,11 @@ def container(machine: Mapping[str, Any]) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marks known."""
-    for mark in ("each_use(role, where=None): ask for each use of a role", f"{_NOTHING}: internal"):
+    for mark in (
+        "each_use(role, where=None): ask for each use of a role",
+        "if_used(*roles, where=None): ask where one of these roles is in use",
+        f"{_NOTHING}: internal",
+    ):
         config.addinivalue_line("markers", mark)
 
 
@@ -88,9 +95,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop checks that have nothing to ask in this variant: nobody reads what is always skipped."""
-    dropped = [item for item in items if item.get_closest_marker(_NOTHING)]
+    context = _told()
+    dropped = [
+        item for item in items if item.get_closest_marker(_NOTHING) or not is_asked(item, context)
+    ]
     items[:] = [item for item in items if item not in dropped]
     config.hook.pytest_deselected(items=dropped)
+
+
+def is_asked(item: pytest.Item, context: Mapping[str, Any]) -> bool:
+    """Tell whether each mark ``if_used`` of a check finds a use of one of its roles."""
+    return all(
+        any(map(mark.kwargs.get("where", _any), uses.values()))
+        for mark in item.iter_markers("if_used")
+        for uses in [{k: v for role in mark.args for k, v in _uses(context, role).items()}]
+    )
 
 
 def _any(_: Mapping[str, Any]) -> bool:

@@ -239,6 +239,35 @@ def test_a_check_is_asked_for_each_use_and_where_there_is_none_not_at_all(said):
     }
 
 
+IF_USED = """
+import pytest
+
+@pytest.mark.if_used("house")
+def test_house(): pass
+
+@pytest.mark.if_used("nothing", "house")
+def test_either(): pass
+
+@pytest.mark.if_used("house", where=lambda use: "torch" in use["house_place"])
+def test_torch(): assert False
+
+@pytest.mark.if_used("nothing")
+@pytest.mark.if_used("house")
+def test_both(): assert False
+"""
+
+
+def test_a_check_about_a_role_is_asked_where_it_is_in_use(said):
+    asked = {"base/test_it.py::test_house", "base/test_it.py::test_either"}
+    found = said(IF_USED, uses={"house:small": {"house_place": "/opt/small"}})
+    assert {name: outcome for name, (outcome, _) in found.items()} == dict.fromkeys(asked, "passed")
+    assert {name for name, (outcome, _) in said(IF_USED, uses=USES).items()} == {
+        *asked,
+        "base/test_it.py::test_torch",
+    }
+    assert said(IF_USED) == {}
+
+
 def test_a_check_with_a_host_is_named_without_it(said):
     text = EACH_USE.replace("(use)", "(host, use)")
     assert set(said(text, uses=USES)) == set(said(EACH_USE, uses=USES))

@@ -1,6 +1,7 @@
 """What a program that uses CUDA would do first, with the real libraries and no GPU; prints JSON.
 
-Arguments: the runtime's library and the compiler's, as the loader knows them.
+Arguments: the runtime's library and the compiler's, as the loader knows them; nothing for one that
+an image does not have.
 """
 
 import ctypes
@@ -28,6 +29,10 @@ def version_of_file(name):
     return int(major) * 1000 + int(minor) * 10
 
 
+def runtime(cudart):
+    return version(cudart, "cudaRuntimeGetVersion") | {"file": version_of_file("libcudart")}
+
+
 def cubin(nvrtc, program):
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
@@ -47,11 +52,11 @@ def compiled(nvrtc, architecture):
 
 
 cuda = ctypes.CDLL("libcuda.so.1")
-cudart, nvrtc = map(ctypes.CDLL, sys.argv[1:])
+cudart, nvrtc = (ctypes.CDLL(name) if name else None for name in sys.argv[1:])
 said = {
     "driver": version(cuda, "cuDriverGetVersion"),
     "init": cuda.cuInit(0),
-    "runtime": version(cudart, "cudaRuntimeGetVersion") | {"file": version_of_file("libcudart")},
-    "compiled": {name: compiled(nvrtc, name) for name in ARCHITECTURES},
+    "runtime": runtime(cudart) if cudart else None,
+    "compiled": {name: compiled(nvrtc, name) for name in ARCHITECTURES} if nvrtc else {},
 }
 print(json.dumps(said))  # noqa: T201 - its result
