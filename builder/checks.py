@@ -38,7 +38,7 @@ _outcomes: dict[str, dict[str, Any]] = {}
 
 @pytest.fixture(scope="session")
 def context() -> Mapping[str, Any]:
-    """What is being checked: variant, stage, engine, variables, and the uses of roles."""
+    """What is being checked: variant, stage, engine, variables, the uses of roles, and the GPUs."""
     return _told()
 
 
@@ -53,6 +53,19 @@ def expected(context: Mapping[str, Any]) -> Mapping[str, Any]:
 def uses(context: Mapping[str, Any]) -> Callable[[str], tuple[Mapping[str, Any], ...]]:
     """Call it with a role: the variables that were in force in each use of it, in their order."""
     return lambda role: tuple(_uses(context, role).values())
+
+
+@pytest.fixture(scope="session")
+def gpus(context: Mapping[str, Any]) -> Mapping[str, int]:
+    """The GPUs that the image is for, with what compilers call their architectures: 89 for 8.9.
+
+    One that nobody knows would be left out of what is asked.
+    """
+    known: Mapping[str, str | None] = context["gpus"]
+    if unknown := [name for name, capability in known.items() if capability is None]:
+        names = ", ".join(unknown)
+        pytest.fail(f"stages/compatibility.yml has no row for {names}", pytrace=False)
+    return {name: int(str(capability).replace(".", "")) for name, capability in known.items()}
 
 
 @pytest.fixture(scope="module")

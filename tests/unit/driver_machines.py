@@ -119,7 +119,13 @@ def answer():
         "cuda_runtime": toolkit(TOOLKIT, LIBRARIES),
         "rdma": {"rdma_nvidia_peermem": False},
     }
-    return {"expected": expected, "uses": uses, "machine.py": machine, "cuda.py": cuda}
+    return {
+        "expected": expected,
+        "uses": uses,
+        "gpus": {"L4": "8.9", "A100": "8.0", "H100": "9.0", "H200": "9.0"},
+        "machine.py": machine,
+        "cuda.py": cuda,
+    }
 
 
 def toolkit(version, packages):
@@ -295,6 +301,15 @@ def without_cuda(*left):
         ),
         **cuda(compiled=(..., {}), **({} if left else {"runtime": None})),
     }
+
+
+COMPILED = {"status": 0, "elf": True, "named": True}
+REFUSED = {"status": 5, "elf": False, "named": False}
+
+
+def only_for(compiled, **gpus):
+    """The image is for these GPUs and no other; what comes of compiling for one of 10.0."""
+    return {"gpus": (..., gpus), **cuda(compiled={"100": compiled})}
 
 
 PEERMEM = {"uses": {"rdma": {"rdma_nvidia_peermem": True}}}

@@ -44,7 +44,8 @@ def host(case):
 
 @pytest.fixture(scope="session")
 def context(case):
-    return {"variables": case["expected"], "uses": case.get("uses", {})}
+    told = {"variables": case["expected"]}
+    return told | {name: case.get(name, {}) for name in ("uses", "gpus")}
 
 
 def pytest_runtest_setup(item):

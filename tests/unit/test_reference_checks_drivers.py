@@ -21,7 +21,8 @@ OPENED, PEERMEM, BY_PACKAGE, module = made.OPENED, made.PEERMEM, made.BY_PACKAGE
 modules, loading, dkms, marker = made.modules, made.loading, made.dkms, made.marker
 told, cuda, debian_12, of_debian_12 = made.told, made.cuda, made.debian_12, made.of_debian_12
 ubuntu, signed, without, without_cuda = made.ubuntu, made.signed, made.without, made.without_cuda
-module_says = made.module_says
+module_says, only_for = made.module_says, made.only_for
+COMPILED, REFUSED = made.COMPILED, made.REFUSED
 MODULE = "test_module_is_there_for_the_kernel_that_boots"
 SIGNED = "test_module_is_signed_by_nobody_else"
 ALTERNATIVE = "test_alternatives_are_of_the_flavour_asked_for"
@@ -44,6 +45,7 @@ SPEAKS = "test_driver_library_speaks_the_cuda_of_its_branch"
 FINDS = "test_cuda_finds_the_gpu_if_there_is_one"
 
 NVRTC = [f"test_nvrtc_compiles_for[{number}]" for number in (75, 80, 86, 89, 90)]
+GPUS = "test_nvrtc_compiles_for_the_gpus_of_the_image"
 LIMITS = "test_nvrtc_knows_its_limits"
 # Case: (what is different,).
 SOUND = {
@@ -71,16 +73,18 @@ SOUND = {
     ),
     "without the role rdma": (without("rdma"),),
     "peermem is asked for": ({**PEERMEM, **told(loaded_at_boot=["nvidia-peermem"])},),
-    "without the role cuda_runtime": (without_cuda(), RUNTIME, *NVRTC, LIMITS),
-    "without NVRTC": (without_cuda("libcudart12"), *NVRTC, LIMITS),
+    "without the role cuda_runtime": (without_cuda(), RUNTIME, *NVRTC, GPUS, LIMITS),
+    "without NVRTC": (without_cuda("libcudart12"), *NVRTC, GPUS, LIMITS),
     "without a role of the driver": (
         without("nvidia_driver"),
         *(f"{check}[{part}]" for check in (MODULE, SIGNED) for part in PARTS),
         *(ALTERNATIVE, ONE_VERSION, UPGRADE, FRESH, SERVICES, LIBRARY, FLAVOUR, DKMS, MARKER),
         *(MODPROBE, LOADED, PARTS_FIT, HELD, INITRAMFS, PERSISTENCED, RUNTIME, SPEAKS, FINDS),
         *("test_nouveau_is_off", "test_no_key_for_signing_modules_is_in_the_image"),
-        *("test_libcuda_is_known_once", *NVRTC, LIMITS),
+        *("test_libcuda_is_known_once", *NVRTC, GPUS, LIMITS),
     ),
+    "for no GPU in particular": ({"gpus": (..., {})}, GPUS),
+    "for Blackwell, by a compiler that knows it": (only_for(COMPILED, B200="10.0"),),
 }
 # Case: (what is different, checks that fail: those and no other).
 BROKEN = {
@@ -255,18 +259,21 @@ BROKEN = {
     "CUDA sees a GPU that is not there": (cuda(init=0), FINDS),
     **{
         f"no code for {number}": (
-            cuda(compiled={str(number): {"status": 5, "elf": False, "named": False}}),
+            cuda(compiled={str(number): REFUSED}),
             f"test_nvrtc_compiles_for[{number}]",
+            *([GPUS] if number in (80, 89, 90) else []),
         )
         for number in (75, 80, 86, 89, 90)
     },
     "code without the kernel": (
-        cuda(compiled={"90": {"named": False}}),
-        "test_nvrtc_compiles_for[90]",
+        cuda(compiled={"90": {"named": False}}), "test_nvrtc_compiles_for[90]", GPUS,
     ),
     "code is no machine code": (
-        cuda(compiled={"90": {"elf": False}}),
-        "test_nvrtc_compiles_for[90]",
+        cuda(compiled={"90": {"elf": False}}), "test_nvrtc_compiles_for[90]", GPUS,
+    ),
+    "for Blackwell, by the compiler of CUDA 12.4": (only_for(REFUSED, B200="10.0"), GPUS),
+    "for a GPU that nobody knows": (
+        only_for(COMPILED, X1=None), SPEAKS, RUNTIME, FINDS, *NVRTC, GPUS, LIMITS,
     ),
     "compiler of CUDA 12.8": (
         cuda(compiled={"120": {"status": 0, "elf": True, "named": True}}),

@@ -84,9 +84,9 @@ def libraries(cuda_packages):
 
 
 @pytest.fixture(scope="module")
-def cuda(host, libraries):
+def cuda(host, libraries, gpus):
     """What CUDA's libraries say."""
-    return ask(host, "cuda.py", *libraries)
+    return ask(host, "cuda.py", *libraries, *map(str, sorted({*gpus.values()})))
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +313,15 @@ def test_cuda_finds_the_gpu_if_there_is_one(cuda, machine):
 @pytest.mark.parametrize("architecture", [75, 80, 86, 89, 90])
 def test_nvrtc_compiles_for(cuda, architecture):
     assert cuda["compiled"][str(architecture)] == {"status": 0, "elf": True, "named": True}
+
+
+@if_cuda_has("libnvrtc")
+def test_nvrtc_compiles_for_the_gpus_of_the_image(cuda, gpus):
+    if not gpus:
+        pytest.skip("no GPU is named in particular")
+    compiled = {"status": 0, "elf": True, "named": True}
+    found = {name: cuda["compiled"][str(number)] for name, number in gpus.items()}
+    assert found == dict.fromkeys(gpus, compiled)
 
 
 @if_cuda_has("libnvrtc")
