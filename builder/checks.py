@@ -13,6 +13,9 @@ each::
 A check with the mark ``anywhere`` asks nothing that a boot could change: of a release whose VM is
 emulated, it is asked in a container.
 
+A check that is about what a role does says so with ``if_used("tuning")``: it is asked where the
+image was built with that role.
+
 What each check said is written to the file that ``VAULTBUILD_CHECK_RESULTS`` names.
 """
 
@@ -38,7 +41,7 @@ _outcomes: dict[str, dict[str, Any]] = {}
 
 @pytest.fixture(scope="session")
 def context() -> Mapping[str, Any]:
-    """What is being checked: variant, stage, engine, variables, and the uses of roles."""
+    """What is being checked: variant, stage, engine, variables, the uses of roles, and the GPUs."""
     return _told()
 
 
@@ -53,6 +56,19 @@ def expected(context: Mapping[str, Any]) -> Mapping[str, Any]:
 def uses(context: Mapping[str, Any]) -> Callable[[str], tuple[Mapping[str, Any], ...]]:
     """Call it with a role: the variables that were in force in each use of it, in their order."""
     return lambda role: tuple(_uses(context, role).values())
+
+
+@pytest.fixture(scope="session")
+def gpus(context: Mapping[str, Any]) -> Mapping[str, int]:
+    """The GPUs that the image is for, with what compilers call their architectures: 89 for 8.9.
+
+    One that nobody knows would be left out of what is asked.
+    """
+    known: Mapping[str, str | None] = context["gpus"]
+    if unknown := [name for name, capability in known.items() if capability is None]:
+        names = ", ".join(unknown)
+        pytest.fail(f"stages/compatibility.yml has no row for {names}", pytrace=False)
+    return {name: int(str(capability).replace(".", "")) for name, capability in known.items()}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark in (
         "each_use(role, where=None): ask for each use of a role",
         "anywhere: a boot changes nothing of it, so a container does",
+        "if_used(*roles, where=None): ask where one of these roles is in use",
         f"{_NOTHING}: internal",
     ):
         config.addinivalue_line("markers", mark)
@@ -95,9 +112,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop checks that have nothing to ask in this variant: nobody reads what is always skipped."""
-    dropped = [item for item in items if item.get_closest_marker(_NOTHING)]
+    context = _told()
+    dropped = [
+        item for item in items if item.get_closest_marker(_NOTHING) or not is_asked(item, context)
+    ]
     items[:] = [item for item in items if item not in dropped]
     config.hook.pytest_deselected(items=dropped)
+
+
+def is_asked(item: pytest.Item, context: Mapping[str, Any]) -> bool:
+    """Tell whether each mark ``if_used`` of a check finds a use of one of its roles."""
+    return all(
+        any(map(mark.kwargs.get("where", _any), uses.values()))
+        for mark in item.iter_markers("if_used")
+        for uses in [{k: v for role in mark.args for k, v in _uses(context, role).items()}]
+    )
 
 
 def _any(_: Mapping[str, Any]) -> bool:

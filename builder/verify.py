@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder import digest, disks, files, process, ssh
+from builder.compat import PATH as COMPATIBILITY
 from builder.engines import Machine
 from builder.engines.keys import make_keys
 from builder.errors import CheckError
 from builder.inputs import copy_files, require_links_inside
+from builder.memo import Tree
 from builder.pipeline import ROLES_FOLDER
 from builder.scratch import scratch
 
@@ -118,6 +120,7 @@ def checks_of(
     """Return the checks of the last stage of ``lineage``.
 
     With the files that variables name, such as a lock file: checks read what an image shall have.
+    And with the table of versions that go together, which knows the GPUs that an image is for.
     ``uses`` are the variables of each use of a role, ``variables`` all of them as one.
     Raises :class:`builder.errors.ProjectError` for links that lead out of their folder.
     """
@@ -129,6 +132,8 @@ def checks_of(
         require_links_inside(found, "folder of checks")
         held.update(found)
     held.update(_named_files(lineage, cache))
+    if (cache.root / COMPATIBILITY).is_file():
+        held[COMPATIBILITY] = cache.entry(COMPATIBILITY)
     return CheckSet(lineage[-1].name, variant, cache.root, folders, held, variables, uses or {})
 
 
@@ -141,6 +146,21 @@ def _folders(stage: Stage) -> Iterator[Path]:
 def _named_files(lineage: Sequence[Stage], cache: digest.StatCache) -> dict[str, str]:
     paths = [path for stage in lineage for use in stage.roles for path in use.paths.values()]
     return {path.as_posix(): cache.entry(path.as_posix()) for path in paths}
+
+
+def gpus_of(checks: CheckSet) -> dict[str, str | None]:
+    """Return the GPUs that an image is for with their compute capabilities, as the table has them.
+
+    None for one that is not in the table. Where there is no table, no GPU is known.
+    """
+    from builder.compat.table import read_table  # late: brings pydantic
+
+    table = read_table(Tree(checks.root))
+    if table is None:
+        return {}
+    names = checks.variables.get(table.variables.get("gpus", ""), ())
+    found = {name: table.gpu(name) for name in names}
+    return {name: row[1].capability if row else None for name, row in found.items()}
 
 
 @contextlib.contextmanager
@@ -236,6 +256,7 @@ def ask(
         "engine": engine,
         "variables": checks.variables,
         "uses": checks.uses,
+        "gpus": gpus_of(checks),
     }
     files.write_json(work / "context.json", context, durable=False)
     argv = [*_pytest(endpoint, checks, work, junit), "-m", marks]

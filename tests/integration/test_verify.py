@@ -31,12 +31,12 @@ def checks(tmp_path, program):
     folder = root / "stages/base/checks"
     folder.mkdir(parents=True)
 
-    def write(uses=None, **texts: str):
+    def write(uses=None, variables=None, **texts: str):
         for name, text in texts.items():
             (folder / f"{name}.py").write_text(text)
         base = Stage("base", None, (), Path("t.j2"), "caches", RESOURCES, Path("stages/base"))
         cache = StatCache(root, tmp_path / "files.json")
-        return checks_of((base,), cache, "one", {"version": 1}, uses)
+        return checks_of((base,), cache, "one", variables or {"version": 1}, uses)
 
     return write
 
@@ -47,9 +47,9 @@ def said(checks, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
 
-    def run(text: str = "", uses=None, **texts: str) -> dict[str, tuple[str, str]]:
+    def run(text: str = "", uses=None, variables=None, **texts: str) -> dict[str, tuple[str, str]]:
         endpoint = Endpoint("127.0.0.1", 1, "root", tmp_path / "key")
-        chosen = checks(uses, test_it=text, **texts)
+        chosen = checks(uses, variables, test_it=text, **texts)
         with copied(chosen) as copy:
             results = ask(endpoint, copy, work=work, logs=tmp_path / "logs", engine="qemu")
         return {item.name: (item.outcome, item.message) for item in results}
@@ -107,6 +107,7 @@ def test_a_file_without_a_check_says_nothing(said):
 def test_what_a_check_is_told(said):
     variables = {"version": 1}
     told = {"variant": "one", "stage": "base", "engine": "qemu", "variables": variables, "uses": {}}
+    told["gpus"] = {}
     text = f"def test_it(context, expected): assert (context, expected) == ({told}, {variables})"
     assert said(text)["base/test_it.py::test_it"] == ("passed", "")
 
@@ -263,6 +264,58 @@ def test_a_check_is_asked_for_each_use_and_where_there_is_none_not_at_all(said):
         "base/test_it.py::test_place[house:torch]": "passed",
         "base/test_it.py::test_torch[house:torch]": "passed",
     }
+
+
+GPUS = """
+def test_known(gpus): assert gpus == {"B200": 100, "l4": 89}
+"""
+TABLE = """
+schema: 1
+updated: "2026-11-26"
+sources: {here: {what: a test, where: here}}
+variables: {gpus: site_gpus}
+architectures: {ada: {cuda: "11.8", modules: [open], source: here}}
+gpus:
+  B200: {pci: ["2901"], architecture: ada, capability: "10.0", driver: "570", source: here}
+  L4: {pci: ["27B8"], architecture: ada, capability: "8.9", driver: "535", source: here}
+"""
+
+
+def test_checks_know_the_gpus_that_an_image_is_for(said, tmp_path):
+    table = tmp_path / "project/stages/compatibility.yml"
+    table.write_text(TABLE)
+    assert said(GPUS, variables={"site_gpus": ["B200", "l4"]}).popitem()[1] == ("passed", "")
+    outcome, message = said(GPUS, variables={"site_gpus": ["B200", "X1"]}).popitem()[1]
+    assert (outcome, "has no row for X1" in message) == ("failed", True)
+
+
+IF_USED = """
+import pytest
+
+@pytest.mark.if_used("house")
+def test_house(): pass
+
+@pytest.mark.if_used("nothing", "house")
+def test_either(): pass
+
+@pytest.mark.if_used("house", where=lambda use: "torch" in use["house_place"])
+def test_torch(): assert False
+
+@pytest.mark.if_used("nothing")
+@pytest.mark.if_used("house")
+def test_both(): assert False
+"""
+
+
+def test_a_check_about_a_role_is_asked_where_it_is_in_use(said):
+    asked = {"base/test_it.py::test_house", "base/test_it.py::test_either"}
+    found = said(IF_USED, uses={"house:small": {"house_place": "/opt/small"}})
+    assert {name: outcome for name, (outcome, _) in found.items()} == dict.fromkeys(asked, "passed")
+    assert {name for name, (outcome, _) in said(IF_USED, uses=USES).items()} == {
+        *asked,
+        "base/test_it.py::test_torch",
+    }
+    assert said(IF_USED) == {}
 
 
 def test_a_check_with_a_host_is_named_without_it(said):

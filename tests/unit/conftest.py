@@ -43,9 +43,9 @@ def judge(tmp_path_factory):
     And ``PROJECT_FILES``, where checks read files of the project: their contents by their paths.
 
     ``CHECKS`` is a file of checks. ``answer()`` is what they are told about a sound image: the
-    variables under ``expected``, those of each use of a role under ``uses``, and the answer of each
-    program under its file's name. ``SOUND``
-    and ``BROKEN`` list what is different in a case: see :func:`changed`.
+    variables under ``expected``, those of each use of a role under ``uses``, the GPUs with their
+    compute capabilities under ``gpus``, and the answer of each program under its file's name.
+    ``SOUND`` and ``BROKEN`` list what is different in a case: see :func:`changed`.
     """
     known: dict[str, Judged] = {}
 

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from builder.checks import is_asked
+
 WORK = Path(os.environ["VAULTBUILD_CHECK_CONTEXT"]).parent
 CASES = json.loads((WORK / "cases.json").read_text())
 PROGRAMS = {path.read_text(): path.name for path in Path(__file__).parent.glob("*.py")}
@@ -42,7 +44,15 @@ def host(case):
 
 @pytest.fixture(scope="session")
 def context(case):
-    return {"variables": case["expected"], "uses": case.get("uses", {})}
+    told = {"variables": case["expected"]}
+    return told | {name: case.get(name, {}) for name in ("uses", "gpus")}
+
+
+def pytest_runtest_setup(item):
+    """Skip, in a case without its role, a check that is dropped where the role is not used."""
+    case, check = _names(item)
+    if not is_asked(item, {"uses": CASES[case].get("uses", {})}):
+        pytest.skip(f"{check} is not asked")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -57,7 +57,8 @@ def answer():
         "swaps": [],
     }
     expected = {"kernel_pin_release": KERNEL, "kernel_pin_version": VERSION}
-    return {"expected": expected, MACHINE: machine}
+    uses = {"kernel_pin": expected, "base_system": {}}
+    return {"expected": expected, "uses": uses, MACHINE: machine}
 
 
 def told(**machine):
@@ -73,6 +74,19 @@ SOUND = {
         "test_running_kernel_is_the_pinned_one",
     ),
     "a host name for everybody": (told(hostname="localhost"),),
+    "without the role kernel_pin": (
+        {"expected": (..., {}), "uses": ("kernel_pin", None), **told(kernels=[], held=[])},
+        "test_grub_boots_the_pinned_kernel",
+        "test_there_is_no_other_kernel",
+        *(f"test_kernel_packages_are_pinned_and_held[{part}]" for part in ("image", "headers")),
+        "test_running_kernel_is_the_pinned_one",
+    ),
+    "without the role base_system": (
+        {"uses": ("base_system", None), **told(network=[], locale="", resolver="/etc/resolv.conf")},
+        "test_locale_and_time_zone",
+        "test_network_leaves_virtual_interfaces_alone",
+        "test_names_are_resolved_by_systemd",
+    ),
 }
 
 PINNED = "test_kernel_packages_are_pinned_and_held"

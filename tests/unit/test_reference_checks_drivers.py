@@ -2,258 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
+# The folders of the tests are no packages, so a file beside this one is loaded by its path.
+_spec = importlib.util.spec_from_file_location(
+    "driver_machines", Path(__file__).with_name("driver_machines.py")
+)
+made = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
 CHECKS = "stages/drivers/checks/test_drivers.py"
-KERNEL, OTHER = "6.12.117+deb13-cloud-amd64", "6.12.94+deb13-cloud-amd64"
-VERSION, DRIVER, OLD = "550.163.01-2", "550.163.01", "535.261.03"
-TOOLKIT = "12.4.127~12.4.1-2"
-PARTS = ("", "-uvm", "-modeset", "-drm", "-peermem")
-PROPRIETARY, OPEN = "nvidia-current", "nvidia-current-open"
-LIBRARIES = ["libcudart12", "libnvrtc12", "libnvrtc-builtins12.4"]
-# Package: version; all of them held.
-PACKAGES = {
-    "nvidia-kernel-dkms": VERSION,
-    "firmware-nvidia-gsp": VERSION,
-    "libcuda1": VERSION,
-    "libnvidia-ml1": VERSION,
-    "nvidia-smi": VERSION,
-    "nvidia-persistenced": "550.163.01-1",
-    **dict.fromkeys(LIBRARIES, TOOLKIT),
-}
-# Package: version; all that is built from the driver's sources.
-DRIVER_PACKAGES = {
-    **{name: version for name, version in PACKAGES.items() if version == VERSION},
-    "nvidia-legacy-check": VERSION,
-}
-LINKED = ["libnvrtc.so.12", "libnvidia-ml.so.1", "libcudart.so.12", "libcuda.so.1", "libcuda.so"]
-UNIT = "nvidia-persistenced.service"
-BLACKLISTS = ["nouveau-blacklist.conf", "nvidia-blacklists-nouveau.conf"]
-NOTHING = dict.fromkeys(("filename", "version", "vermagic", "license", "signer"), "")
-
-
-def module(name, part, licence):
-    """What modinfo says of a module that DKMS built."""
-    return {
-        "filename": f"/lib/modules/{KERNEL}/updates/dkms/{name}{part}.ko.xz",
-        "version": DRIVER,
-        "vermagic": f"{KERNEL} SMP preempt mod_unload modversions",
-        "license": licence,
-        "signer": "",
-    }
-
-
-def modules(name, licence):
-    """All modules: those of one flavour, and none of the other."""
-    built = {f"{name}{part}": module(name, part, licence) for part in PARTS}
-    return {f"{each}{part}": NOTHING for each in (PROPRIETARY, OPEN) for part in PARTS} | built
-
-
-def loading(name):
-    return f"install nvidia modprobe -i {name} $CMDLINE_OPTS"
-
-
-def dkms(name, version=DRIVER, kernel=KERNEL, state="installed"):
-    return f"{name}/{version}, {kernel}, x86_64: {state}"
-
-
-def marker(name, version=VERSION, kernel=KERNEL, flavour="proprietary"):
-    """What lies beside a module that DKMS has."""
-    return {
-        "at": f"{name}/{version.rpartition('-')[0]}/{kernel}",
-        "says": {"kernel": kernel, "driver": version, "flavour": flavour},
-        "changed": [],
-    }
-
-
-def answer():
-    machine = {
-        "alternative": "/usr/lib/nvidia/current",
-        "blacklisted": True,
-        "blacklists": BLACKLISTS,
-        "dkms": [dkms(PROPRIETARY)],
-        "driver_packages": DRIVER_PACKAGES,
-        "firmware": [DRIVER],
-        "firmware_files": ["gsp_ga10x.bin", "gsp_tu10x.bin"],
-        "gpu": False,
-        "gpu_aliases": ["nvidiafb", "nouveau", "nvidia"],
-        "held": list(PACKAGES),
-        "initramfs": {"blacklists": BLACKLISTS, "nouveau": [], "made": 1763650100.5},
-        "kernel": KERNEL,
-        "loaded_at_boot": [],
-        "libcuda": [f"libcuda.so.{DRIVER}"],
-        "libnvidia-ml": [f"libnvidia-ml.so.{DRIVER}"],
-        "linked": {"names": LINKED, "lacking": {}, "unread": []},
-        "markers": [marker(PROPRIETARY)],
-        "modprobe": [loading(PROPRIETARY)],
-        "modprobe_changed": 1763650000.25,
-        "modules": modules(PROPRIETARY, "NVIDIA"),
-        "mok": [],
-        "nouveau_loads": [],
-        "packages": {**PACKAGES, "libc6": "2.41-12"},
-        "services": {UNIT: {"enabled": "enabled", "state": "inactive"}},
-        "upgraded": ["base-files", "libc6", "nvidia-installer-cleanup"],
-    }
-    compiled = {"status": 0, "elf": True, "named": True}
-    cuda = {
-        "driver": {"status": 0, "version": 12040},
-        "init": 100,
-        "runtime": {"status": 0, "version": 12040, "file": 12040},
-        "compiled": {str(number): compiled for number in (75, 80, 86, 89, 90)}
-        | {"120": {"status": 5, "elf": False, "named": False}},
-    }
-    expected = {
-        "nvidia_driver_version": VERSION,
-        "nvidia_driver_flavour": "proprietary",
-        "nvidia_persistenced_version": "550.163.01-1",
-        **toolkit(TOOLKIT, LIBRARIES),
-    }
-    uses = {"cuda_runtime": toolkit(TOOLKIT, LIBRARIES)}
-    return {"expected": expected, "uses": uses, "machine.py": machine, "cuda.py": cuda}
-
-
-def toolkit(version, packages):
-    """The variables of a use of the role cuda_runtime."""
-    return {"cuda_runtime_version": version, "cuda_runtime_packages": packages}
-
-
-def told(**machine):
-    return {"machine.py": machine}
-
-
-def cuda(**said):
-    return {"cuda.py": said}
-
-
-def debian_12():
-    """What is different in the variant debian-12: everything that a version is in."""
-    kernel, version, cuda11 = "6.1.0-56-cloud-amd64", "535.309.01-0+deb12u1", "11.8.89~11.8.0-5"
-    driver = version.partition("-")[0]
-    libraries = ["libcudart11.0", "libnvrtc11.2", "libnvrtc-builtins11.8"]
-    pinned = {name: version for name in PACKAGES if PACKAGES[name] == VERSION}
-    pinned |= {"nvidia-persistenced": "535.171.04-1~deb12u1", **dict.fromkeys(libraries, cuda11)}
-    built = {
-        PROPRIETARY + part: module(PROPRIETARY, part, "NVIDIA")
-        | {
-            "filename": f"/lib/modules/{kernel}/updates/dkms/{PROPRIETARY}{part}.ko",
-            "version": driver,
-            "vermagic": f"{kernel} SMP preempt mod_unload modversions",
-        }
-        for part in PARTS
-    }
-    expected = {
-        "nvidia_driver_version": version,
-        "nvidia_persistenced_version": "535.171.04-1~deb12u1",
-        **toolkit(cuda11, libraries),
-    }
-    uses = {"cuda_runtime": toolkit(cuda11, libraries)}
-    machine = told(
-        dkms=[dkms(PROPRIETARY, driver, kernel)],
-        driver_packages=dict.fromkeys(DRIVER_PACKAGES, version),
-        firmware=[driver],
-        held=list(pinned),
-        kernel=kernel,
-        libcuda=[f"libcuda.so.{driver}"],
-        markers=[marker(PROPRIETARY, version, kernel)],
-        linked={"names": ["libnvrtc.so.11.2", "libcudart.so.11.0", "libcuda.so.1"]},
-        modules=built,
-        packages=(..., {**pinned, "libc6": "2.36-9"}),
-        **{"libnvidia-ml": [f"libnvidia-ml.so.{driver}"]},
-    )
-    said = cuda(driver={"version": 12020}, runtime={"status": 100, "version": 0, "file": 11080})
-    return {"expected": expected, "uses": uses, **machine, **said}
-
-
-def of_debian_12(**said):
-    """What CUDA's libraries say there."""
-    other = debian_12()
-    return {**other, "cuda.py": other["cuda.py"] | said}
-
-
-def ubuntu(series="580", version="580.105.08-0ubuntu1", flavour="open", **machine):
-    """What is different in the Ubuntu variants: the names of nearly everything."""
-    kernel, driver = "6.8.0-137-generic", version.partition("-")[0]
-    dkms_name = "nvidia-srv" if series.endswith("-server") else "nvidia"
-    ending = f"{series}-open" if flavour == "open" else series
-    packages = [f"{name}-{series}" for name in ("libnvidia-compute", "nvidia-utils")]
-    parts = [*packages, f"nvidia-dkms-{ending}", f"nvidia-kernel-source-{ending}"]
-    libraries = {"cuda-cudart-12-8": "12.8.90-1", "cuda-nvrtc-12-8": "12.8.93-1"}
-    libraries |= {"libcublas-12-8": "12.8.4.1-1"}
-    pinned = {**dict.fromkeys(parts, version), **libraries}
-    built = {
-        f"nvidia{part}": {
-            "filename": f"/lib/modules/{kernel}/updates/dkms/nvidia{part}.ko.zst",
-            "version": driver,
-            "vermagic": f"{kernel} SMP preempt mod_unload modversions",
-            "license": "Dual MIT/GPL" if flavour == "open" else "NVIDIA",
-            "signer": "",
-        }
-        for part in PARTS
-    }
-    found = told(
-        alternative="",
-        dkms=[f"{dkms_name}/{driver}, {kernel}, x86_64: installed"],
-        markers=[],
-        driver_packages=(..., dict.fromkeys(parts, version)),
-        firmware=[driver],
-        held=list(pinned),
-        kernel=kernel,
-        libcuda=[f"libcuda.so.{driver}"],
-        modprobe=[],
-        modules={each + part: NOTHING for each in (PROPRIETARY, OPEN) for part in PARTS} | built,
-        packages=(..., {**pinned, "libc6": "2.39-0ubuntu8"}),
-        **{"libnvidia-ml": [f"libnvidia-ml.so.{driver}"]},
-    )
-    said = cuda(
-        driver={"version": 13000 if series == "580" else 12040},
-        runtime={"version": 12080, "file": 12080},
-        compiled={"120": {"status": 0, "elf": True, "named": True}},
-    )
-    return {
-        "expected": {
-            "nvidia_driver_version": version,
-            "nvidia_driver_series": series,
-            "nvidia_driver_flavour": flavour,
-            "nvidia_driver_packages": packages,
-            **toolkit("12.8.90-1", ["cuda-cudart-12-8"]),
-        },
-        "uses": {
-            "nvidia": {"nvidia_driver_series": series},
-            "cuda_runtime": toolkit("12.8.90-1", ["cuda-cudart-12-8"]),
-            "cuda_runtime:nvrtc": toolkit("12.8.93-1", ["cuda-nvrtc-12-8"]),
-            "cuda_runtime:cublas": toolkit("12.8.4.1-1", ["libcublas-12-8"]),
-        },
-        "machine.py": found["machine.py"] | machine,
-        **said,
-    }
-
-
-SLEEPING = {"enabled": "enabled", "state": "inactive"}
-OPENED = {
-    "expected": {"nvidia_driver_flavour": "open"},
-    **told(
-        alternative="/usr/lib/nvidia/current-open",
-        dkms=[dkms(OPEN)],
-        markers=[marker(OPEN, flavour="open")],
-        modprobe=[loading(OPEN)],
-        modules=modules(OPEN, "Dual MIT/GPL"),
-        packages={"nvidia-open-kernel-dkms": VERSION},
-        held=("nvidia-kernel-dkms", "nvidia-open-kernel-dkms"),
-    ),
-}
-# Case: (what is different,).
-SOUND = {
-    "as built": ({},),
-    "open module": (OPENED,),
-    "flavour is not said": ({"expected": ("nvidia_driver_flavour", None)},),
-    "with a GPU": (told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=0),),
-    "with DCGM": (told(services={"nvidia-dcgm.service": SLEEPING}),),
-    "no bus in a container": (cuda(init=999),),
-    "on Debian 12": (debian_12(),),
-    "on Ubuntu": (ubuntu(),),
-    "on Ubuntu, proprietary": (ubuntu(flavour="proprietary"),),
-}
-
+PROJECT_FILES = made.SECURE_BOOT["PROJECT_FILES"]
+answer = made.answer
+KERNEL, OTHER, DRIVER, OLD, PARTS = made.KERNEL, made.OTHER, made.DRIVER, made.OLD, made.PARTS
+PROPRIETARY, OPEN, PACKAGES, LINKED = made.PROPRIETARY, made.OPEN, made.PACKAGES, made.LINKED
+UNIT, BLACKLISTS, NOTHING, SLEEPING = made.UNIT, made.BLACKLISTS, made.NOTHING, made.SLEEPING
+OPENED, PEERMEM, BY_PACKAGE, module = made.OPENED, made.PEERMEM, made.BY_PACKAGE, made.module
+modules, loading, dkms, marker = made.modules, made.loading, made.dkms, made.marker
+told, cuda, debian_12, of_debian_12 = made.told, made.cuda, made.debian_12, made.of_debian_12
+ubuntu, signed, without, without_cuda = made.ubuntu, made.signed, made.without, made.without_cuda
+module_says, only_for = made.module_says, made.only_for
+COMPILED, REFUSED = made.COMPILED, made.REFUSED
 MODULE = "test_module_is_there_for_the_kernel_that_boots"
-SIGNED = "test_module_is_not_signed"
+SIGNED = "test_module_is_signed_by_nobody_else"
 ALTERNATIVE = "test_alternatives_are_of_the_flavour_asked_for"
 ONE_VERSION = "test_every_package_of_the_driver_is_of_one_version"
 UPGRADE = "test_an_upgrade_leaves_what_is_pinned_alone"
@@ -273,13 +44,54 @@ RUNTIME = "test_runtime_is_not_newer_than_the_driver"
 SPEAKS = "test_driver_library_speaks_the_cuda_of_its_branch"
 FINDS = "test_cuda_finds_the_gpu_if_there_is_one"
 
-
-def module_says(part, **fields):
-    return told(modules={PROPRIETARY + part: fields})
-
-
+NVRTC = [f"test_nvrtc_compiles_for[{number}]" for number in (75, 80, 86, 89, 90)]
+GPUS = "test_nvrtc_compiles_for_the_gpus_of_the_image"
+LIMITS = "test_nvrtc_knows_its_limits"
+# Case: (what is different,).
+SOUND = {
+    "as built": ({},),
+    "open module": (OPENED,),
+    "flavour is not said": ({"expected": ("nvidia_driver_flavour", None)},),
+    "with a GPU": (told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=0),),
+    "with DCGM": (told(services={"nvidia-dcgm.service": SLEEPING}),),
+    "no bus in a container": (cuda(init=999),),
+    "signed by the certificate": (signed("Example modules"),),
+    "on Debian 12": (debian_12(),),
+    "on Ubuntu": (ubuntu(),),
+    "on Ubuntu, proprietary": (ubuntu(flavour="proprietary"),),
+    "without the role nvidia_persistenced": (
+        without(
+            "nvidia_persistenced",
+            packages=("nvidia-persistenced", None),
+            held=("nvidia-persistenced", None),
+            services=(UNIT, None),
+        ),
+        PERSISTENCED,
+    ),
+    "without the role nouveau_blacklist": (
+        without("nouveau_blacklist", **BY_PACKAGE, initramfs=BY_PACKAGE),
+    ),
+    "without the role rdma": (without("rdma"),),
+    "peermem is asked for": ({**PEERMEM, **told(loaded_at_boot=["nvidia-peermem"])},),
+    "without the role cuda_runtime": (without_cuda(), RUNTIME, *NVRTC, GPUS, LIMITS),
+    "without NVRTC": (without_cuda("libcudart12"), *NVRTC, GPUS, LIMITS),
+    "without a role of the driver": (
+        without("nvidia_driver"),
+        *(f"{check}[{part}]" for check in (MODULE, SIGNED) for part in PARTS),
+        *(ALTERNATIVE, ONE_VERSION, UPGRADE, FRESH, SERVICES, LIBRARY, FLAVOUR, DKMS, MARKER),
+        *(MODPROBE, LOADED, PARTS_FIT, HELD, INITRAMFS, PERSISTENCED, RUNTIME, SPEAKS, FINDS),
+        *("test_nouveau_is_off", "test_no_key_for_signing_modules_is_in_the_image"),
+        *("test_libcuda_is_known_once", *NVRTC, GPUS, LIMITS),
+    ),
+    "for no GPU in particular": ({"gpus": (..., {})}, GPUS),
+    "for Blackwell, by a compiler that knows it": (only_for(COMPILED, B200="10.0"),),
+}
 # Case: (what is different, checks that fail: those and no other).
 BROKEN = {
+    "GPU memory is for DMA-BUF, and peermem is loaded": (
+        told(loaded_at_boot=["nvidia-peermem"]), LOADED,
+    ),
+    "peermem is asked for, and not loaded": (PEERMEM, LOADED),
     **{
         f"module{part} for another kernel": (
             module_says(part, filename=(KERNEL, OTHER), vermagic=(KERNEL, OTHER)),
@@ -310,6 +122,21 @@ BROKEN = {
     ),
     "module was built from another driver": (told(markers=[marker(PROPRIETARY, OLD)]), MARKER),
     "other flavour was built": (told(markers=[marker(PROPRIETARY, flavour="open")]), MARKER),
+    "DKMS' copies are signed": (
+        told(markers=signed("")["machine.py"]["markers"]), MARKER,
+    ),
+    "DKMS' copies are not signed": (signed("Example modules", beside=()), MARKER),
+    "one of DKMS' copies is not signed": (signed("Example modules", beside=PARTS[1:]), MARKER),
+    "signed by another": (
+        signed("DKMS module signing key"), *(f"{SIGNED}[{part}]" for part in PARTS),
+    ),
+    "one module is not signed": (
+        signed("Example modules", where=PARTS[:-1]), f"{SIGNED}[-peermem]",
+    ),
+    "signed, and nobody was asked to": (
+        told(modules=signed("Example modules")["machine.py"]["modules"]),
+        *(f"{SIGNED}[{part}]" for part in PARTS),
+    ),
     "nothing says what the module was built for": (told(markers=[]), MARKER),
     "module under another licence": (module_says("", license="Dual MIT/GPL"), FLAVOUR),
     "DKMS has an older driver too": (told(dkms=(None, dkms(PROPRIETARY, OLD))), DKMS),
@@ -430,18 +257,21 @@ BROKEN = {
     "CUDA sees a GPU that is not there": (cuda(init=0), FINDS),
     **{
         f"no code for {number}": (
-            cuda(compiled={str(number): {"status": 5, "elf": False, "named": False}}),
+            cuda(compiled={str(number): REFUSED}),
             f"test_nvrtc_compiles_for[{number}]",
+            *([GPUS] if number in (80, 89, 90) else []),
         )
         for number in (75, 80, 86, 89, 90)
     },
     "code without the kernel": (
-        cuda(compiled={"90": {"named": False}}),
-        "test_nvrtc_compiles_for[90]",
+        cuda(compiled={"90": {"named": False}}), "test_nvrtc_compiles_for[90]", GPUS,
     ),
     "code is no machine code": (
-        cuda(compiled={"90": {"elf": False}}),
-        "test_nvrtc_compiles_for[90]",
+        cuda(compiled={"90": {"elf": False}}), "test_nvrtc_compiles_for[90]", GPUS,
+    ),
+    "for Blackwell, by the compiler of CUDA 12.4": (only_for(REFUSED, B200="10.0"), GPUS),
+    "for a GPU that nobody knows": (
+        only_for(COMPILED, X1=None), SPEAKS, RUNTIME, FINDS, *NVRTC, GPUS, LIMITS,
     ),
     "compiler of CUDA 12.8": (
         cuda(compiled={"120": {"status": 0, "elf": True, "named": True}}),

@@ -25,7 +25,8 @@ def answer():
         "nvidia_driver_version": "550.163.01-2",
         "cuda_runtime_version": "12.4.127~12.4.1-2",
     }
-    return {"expected": expected, "first_boot.py": machine}
+    uses = {"first_boot_gpu_check": {}, "nvidia_driver": {}, "cuda_runtime": {}}
+    return {"expected": expected, "uses": uses, "first_boot.py": machine}
 
 
 def told(**machine):
@@ -37,8 +38,11 @@ WAITS = "test_nothing_waits_for_the_unit"
 READY = "test_unit_is_ready_for_a_gpu"
 SAYS = "test_program_says_that_no_gpu_is_here"
 PASSED = "test_gpus_passed_on_their_first_boot"
-EXPECTED = "test_expectations_are_those_of_the_pins"
+WRITTEN = "test_expectations_are_written_down"
+DRIVER = "test_expected_driver_is_the_pinned_one"
+CUDA = "test_expected_cuda_is_the_pinned_one"
 GPU = {"gpu": True, "results": "passed", "ran": {"status": 0, "said": "", "outcome": "passed"}}
+QUESTIONS = ("expected", "gpu", "ran", "results", "unit")
 OFF = {"expected": {"first_boot_gpu_check_enabled": False}}
 # Case: (what is different, checks that are skipped).
 SOUND = {
@@ -49,6 +53,18 @@ SOUND = {
     "nothing is expected": (
         {"expected": {"first_boot_gpu_check_expected": (..., {})}, **told(expected=(..., {}))},
         PASSED,
+    ),
+    "without the role first_boot_gpu_check": (
+        {"uses": ("first_boot_gpu_check", None), "first_boot.py": dict.fromkeys(QUESTIONS)},
+        *(SWITCHED, WAITS, READY, SAYS, PASSED, WRITTEN, DRIVER, CUDA),
+    ),
+    "without a role of the driver": (
+        {"uses": ("nvidia_driver", None), "expected": ("nvidia_driver_version", None)},
+        *(PASSED, DRIVER),
+    ),
+    "without the role cuda_runtime": (
+        {"uses": ("cuda_runtime", None), "expected": ("cuda_runtime_version", None)},
+        *(PASSED, CUDA),
     ),
 }
 
@@ -80,8 +96,8 @@ BROKEN = {
     "a GPU was not checked": (told(**{**GPU, "results": "none"}), PASSED),
     "the machine expects another driver": (
         told(expected={"driver_version": "535.261.03"}),
-        EXPECTED,
+        *(WRITTEN, DRIVER),
     ),
-    "the driver was raised alone": (pinned(driver_version="535.261.03"), EXPECTED),
-    "CUDA was raised alone": (pinned(cuda_version="12.2"), EXPECTED),
+    "the driver was raised alone": (pinned(driver_version="535.261.03"), DRIVER),
+    "CUDA was raised alone": (pinned(cuda_version="12.2"), CUDA),
 }

@@ -18,6 +18,7 @@ LOCKED = {
     name: dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE))
     for name, text in LOCKS.items()
 }
+UNKNOWN = "error: FileNotFoundError()"
 ROWS = [[1, 2, 3, 4], [0, 0, 0, 0], [-1, 0.5, 0, 2]]
 # As pip writes some of the names that a lock has in small letters and with hyphens.
 SPELT = {"jinja2": "Jinja2", "markupsafe": "MarkupSafe", "typing-extensions": "typing_extensions"}
@@ -83,7 +84,7 @@ def answer():
             "python_frameworks_venv": VENVS[name],
         }
         for name in FILES
-    }
+    } | {"model_cache": {}}
     return {
         "expected": uses[DEFAULT],
         "uses": uses,
@@ -119,14 +120,6 @@ def of_python_311(**installed):
     return of(DEFAULT, python=[3, 11], installed=installed)
 
 
-# Case: (what is different,).
-SOUND = {
-    "as built": ({},),
-    "on Python 3.11": (of_python_311(setuptools="66.1.1"),),
-    "folders of its own": (elsewhere(),),
-    "another model too": (told(files=(None, "tiny/other.onnx"), listed=(None, "tiny/other.onnx")),),
-}
-
 ENVIRONMENT = "test_environment_is_what_the_lock_lists"
 MORE = "test_environment_has_nothing_more_but_what_venv_brings"
 LOCK = "test_environment_was_made_from_this_lock"
@@ -139,6 +132,23 @@ CUDA = "test_environment_has_one_cuda"
 MATCH = "test_models_match_their_manifest"
 EVERY = "test_every_model_is_in_the_manifest"
 VERSIONS = "test_frameworks_are_of_the_locked_versions"
+READ_ONLY = "test_models_are_read_only"
+COMPUTES = [VERSIONS, "test_model_computes_what_it_should", "test_linear_algebra_is_right"]
+# Case: (what is different,).
+SOUND = {
+    "as built": ({},),
+    "on Python 3.11": (of_python_311(setuptools="66.1.1"),),
+    "folders of its own": (elsewhere(),),
+    "another model too": (told(files=(None, "tiny/other.onnx"), listed=(None, "tiny/other.onnx")),),
+    "without the role model_cache": (
+        {
+            "uses": ("model_cache", None),
+            **told(files=(..., []), listed=UNKNOWN, manifest=UNKNOWN, model_owners=UNKNOWN),
+            "inference.py": None,
+        },
+        *(*COMPUTES, MATCH, EVERY, READ_ONLY),
+    ),
+}
 
 
 def of_another_version(name):

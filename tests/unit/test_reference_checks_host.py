@@ -86,7 +86,8 @@ def answer():
         **documented(**DEBIAN),
     }
     expected = {"machine_docs_packages": list(DEBIAN), "machine_docs_venvs": [VENV]}
-    return {"expected": expected, "machine.py": machine}
+    uses = {"tuning": TUNING, "monitoring": {}, "machine_docs": expected}
+    return {"expected": expected, "uses": uses, "machine.py": machine}
 
 
 def told(**machine):
@@ -128,6 +129,7 @@ SOUND = {
     ),
 }
 
+UNKNOWN = "error: FileNotFoundError()"
 LOGINS = "test_logins_may_lock_memory_and_open_files"
 WRITTEN = "test_kernel_settings_are_written"
 FORCE = "test_kernel_settings_are_in_force"
@@ -141,6 +143,27 @@ INSTALLED = "test_versions_are_those_installed"
 NAMES = "test_documentation_names_the_versions"
 STAMP = "test_documentation_has_no_time_stamp"
 SERVICES = "test_services_may_too"
+
+
+def without(role, *answers):
+    """One role is left out, and what it would have brought is not there."""
+    return {"uses": (role, None), **told(**dict.fromkeys(answers, (..., UNKNOWN)))}
+
+
+SOUND |= {
+    "without the role tuning": (
+        without("tuning", "limits_file", "service_limits", "sysctl_file", "governor"),
+        *(LOGINS, SERVICES, WRITTEN, FORCE, HUGE, GOVERNOR),
+    ),
+    "without the role monitoring": (
+        without("monitoring", "measured", "measured_with_gpus", "timer"),
+        *(TIMED, TRUTH, KNOW, LIST),
+    ),
+    "without the role machine_docs": (
+        without("machine_docs", "motd", "page", "versions") | {"expected": (..., {})},
+        *(INSTALLED, NAMES, STAMP),
+    ),
+}
 
 
 def says(**document):

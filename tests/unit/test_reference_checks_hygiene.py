@@ -36,7 +36,8 @@ def answer():
         "sources": SOURCES,
         "ssh": ["/root/.ssh/authorized_keys"],
     }
-    return {"expected": {"kernel_pin_release": KERNEL}, "leftovers.py": machine}
+    uses = {"kernel_pin": {"kernel_pin_release": KERNEL}, "nvidia_driver": {}}
+    return {"expected": {}, "uses": uses, "leftovers.py": machine}
 
 
 def told(**machine):
@@ -45,28 +46,31 @@ def told(**machine):
 
 UBUNTU_HELD = [*HELD_NAMES[:2], "libnvidia-compute-580", "nvidia-utils-580", "cuda-cudart-12-8"]
 UBUNTU_HELD += ["libcublas-12-8", "libcudnn9-cuda-12", "libnccl2", "datacenter-gpu-manager-4-core"]
-UBUNTU = {
-    "uses": {
-        "nvidia": {"nvidia_driver_series": "580"},
-        "cuda_runtime": {"cuda_runtime_packages": ["cuda-cudart-12-8"]},
-        "cuda_runtime:cublas": {"cuda_runtime_packages": ["libcublas-12-8"]},
-        "cudnn": {},
-        "nccl": {},
-        "dcgm": {},
-    },
-    **told(held=UBUNTU_HELD),
+UBUNTU_USES = {
+    "kernel_pin": {"kernel_pin_release": KERNEL},
+    "nvidia": {"nvidia_driver_series": "580"},
+    "cuda_runtime": {"cuda_runtime_packages": ["cuda-cudart-12-8"]},
+    "cuda_runtime:cublas": {"cuda_runtime_packages": ["libcublas-12-8"]},
+    "cudnn": {},
+    "nccl": {},
+    "dcgm": {},
 }
+UBUNTU = {"uses": (..., UBUNTU_USES), **told(held=UBUNTU_HELD)}
 
 
 def without(role):
     """Ubuntu, where one role is not in use and what it holds is held all the same."""
-    return {**UBUNTU, "uses": {key: use for key, use in UBUNTU["uses"].items() if key != role}}
+    return {**UBUNTU, "uses": (..., {key: use for key, use in UBUNTU_USES.items() if key != role})}
 
 
 # Case: (what is different,).
 SOUND = {
-    "on Ubuntu": (UBUNTU,),
     "as sealed": ({},),
+    "on Ubuntu": (UBUNTU,),
+    "without a role of the driver": (
+        {"uses": ("nvidia_driver", None), **told(held=HELD_NAMES[:2])},
+    ),
+    "without the role kernel_pin": ({"uses": ("kernel_pin", None), **told(held=HELD_NAMES[2:])},),
     "the GPUs were checked in this boot": (told(gpu_results={RESULTS: 1763650031.0}),),
     "the key came as a credential": (told(root_keys=[], ssh=[], journals=[], logs=[]),),
     "no random seed": (told(seed_made=None),),
@@ -158,7 +162,7 @@ BROKEN = {
         HELD,
     ),
     "Ubuntu holds another series": (
-        {**UBUNTU, "uses": {"nvidia": {"nvidia_driver_series": "550"}}},
+        {**UBUNTU, "uses": (..., UBUNTU_USES | {"nvidia": {"nvidia_driver_series": "550"}})},
         HELD,
     ),
     "a removed package's configuration": (

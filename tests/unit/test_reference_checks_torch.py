@@ -40,7 +40,8 @@ def answer():
         "trained": {"weights": [[0.875, 1.25]], "losses": [2.5, 18.640625]},
         "versions": {"numpy": LOCKED["numpy"], "torch": f"{LOCKED['torch']}+cu124"},
     }
-    return {"expected": {}, "uses": uses, "training.py": training}
+    gpus = {"L4": "8.9", "A100": "8.0", "H100": "9.0", "H200": "9.0"}
+    return {"expected": {}, "uses": uses, "gpus": gpus, "training.py": training}
 
 
 def said(**training):
@@ -64,12 +65,24 @@ LIBRARIES, INSIDE = names(
 TRAINS, CONVOLVES, ALGEBRA = names(
     "test_torch_trains", "test_torch_convolves", "test_linear_algebra_of_torch_is_right"
 )
-# Case: (what is different,).
+(GPUS,) = names("test_torch_has_code_for_the_gpus_of_the_image")
+
+
+def only(**gpus):
+    """The image is for these GPUs and no other."""
+    return {"gpus": (..., gpus)}
+
+
+# Case: (what is different, checks that are skipped).
 SOUND = {
     "as built": ({},),
     "a version without its build": (said(versions={"torch": LOCKED["torch"]}),),
     "a target has code of its own": (said(architectures=(None, "sm_89")),),
     "Turing runs code for Volta": (said(architectures=("sm_75", None)),),
+    "for no GPU in particular": (only(), GPUS),
+    "for Blackwell, with code for it": (
+        {**only(B200="10.0", B300="10.3"), **said(architectures=(None, "sm_100"))},
+    ),
     "code for compilers too": (said(architectures=(None, "compute_90")),),
 }
 # Case: (what is different, checks that fail: those and no other).
@@ -93,17 +106,29 @@ BROKEN = {
     ),
     "no cuBLAS is loaded": (said(loaded=(f"{NVIDIA}/cublas/lib/libcublas.so.12", None)), INSIDE),
     "nothing of CUDA is loaded": (said(loaded=[]), INSIDE),
-    "no code for Hopper": (said(architectures=("sm_90", None)), *codes(90)),
+    "no code for Hopper": (said(architectures=("sm_90", None)), *codes(90), GPUS),
+    "for Blackwell, without code for it": (only(B200="10.0"), GPUS),
+    "for Blackwell, with code of later devices": (
+        {**only(B200="10.0"), **said(architectures=(None, "sm_103"))},
+        GPUS,
+    ),
+    "for Blackwell, with code that runs on one device": (
+        {**only(B300="10.3"), **said(architectures=(None, "sm_100a"))},
+        GPUS,
+    ),
+    "for a GPU that nobody knows": (only(X1=None), GPUS),
     "code for Hopper is only to be compiled": (
         said(architectures=("sm_90", "compute_90")),
         *codes(90),
+        GPUS,
     ),
-    "code of a newer Ampere only": (said(architectures=("sm_80", None)), *codes(80)),
+    "code of a newer Ampere only": (said(architectures=("sm_80", None)), *codes(80), GPUS),
     "no code for Ampere and Ada": (
         said(architectures=["sm_70", "sm_75", "sm_90"]),
         *codes(80, 86, 89),
+        GPUS,
     ),
-    "no code at all": (said(architectures=[]), *codes(75, 80, 86, 89, 90)),
+    "no code at all": (said(architectures=[]), *codes(75, 80, 86, 89, 90), GPUS),
     "the step goes elsewhere": (said(trained={"weights": [[0.875, 1.0]]}), TRAINS),
     "the loss is another": (said(trained={"losses": [2.5, 2.5]}), TRAINS),
     "a convolution computes something else": (

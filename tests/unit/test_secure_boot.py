@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import lzma
 import runpy
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 FILES = Path(__file__).parents[2] / "ansible/roles/secure_boot/files"
+PROGRAM = Path(__file__).parents[2] / "stages/drivers/checks/machine.py"
 MODULE = b"\x7fELF a module" * 1000
 MAGIC = b"~Module signature appended~\n"
 
@@ -143,6 +145,65 @@ def test_a_module_of_dkms_is_signed_in_both_places(desk):
         (tree / kernel / "x86_64/module").mkdir(parents=True)
         (tree / kernel / "x86_64/module/plain.ko").touch()
     assert list(twins(name, desk / "dkms")) == [name, tree / "6.12/x86_64/module/plain.ko"]
+
+
+def checked(folder):
+    """What the checks of the drivers stage make of a folder of DKMS."""
+    tree = ast.parse(PROGRAM.read_text())
+    tree.body.pop()  # It asks everything, and prints that.
+    names: dict = {}
+    exec(compile(tree, str(PROGRAM), "exec"), names)  # noqa: S102 - ours, without its last line
+    return {name: names["compared"](folder)[name] for name in ("changed", "signed")}
+
+
+@pytest.fixture
+def built(desk, require_program):
+    """DKMS' folder as a build leaves it: modules, and the sums of their files."""
+    folder = desk / "modules/6.12/updates"
+    dkms = folder / "dkms"
+    packing = [require_program("xz"), "--check=crc32", "--lzma2=dict=1MiB", "--force"]
+    (dkms / "packed.ko.xz").unlink()
+    (dkms / "packed.ko").write_bytes(bytes(range(256)) * 20_000)
+    subprocess.run([*packing, dkms / "packed.ko"], check=True)
+    (folder / "module").symlink_to("dkms")  # as DKMS calls it
+    command = "sha256sum module/* > SHA256SUMS"  # as the role nvidia_driver has it
+    subprocess.run(["/bin/sh", "-c", command], cwd=folder, check=True)
+    return folder
+
+
+def test_what_was_built_is_known_by_its_sums(built):
+    assert checked(built) == {"changed": [], "signed": []}
+
+
+def test_a_signature_is_no_change_of_what_was_built(built, desk):
+    assert len(sign_all(desk)) == 2
+    signed = ["module/packed.ko.xz", "module/plain.ko"]
+    assert checked(built) == {"changed": [], "signed": signed}
+
+
+@pytest.mark.parametrize("name", ["packed.ko.xz", "plain.ko"])
+def test_another_module_is_one_although_it_is_signed(built, desk, name):
+    other = MODULE + b"changed"
+    (built / "module" / name).write_bytes(lzma.compress(other) if "xz" in name else other)
+    sign_all(desk)
+    assert checked(built)["changed"] == [f"module/{name}"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changed"),
+    [
+        pytest.param(lambda folder: (folder / "module/plain.ko").unlink(), ["plain.ko"], id="gone"),
+        pytest.param(lambda folder: (folder / "module/more.ko").touch(), ["more.ko"], id="more"),
+        pytest.param(
+            lambda folder: (folder / "SHA256SUMS").write_text(""),
+            ["packed.ko.xz", "plain.ko"],
+            id="no sums",
+        ),
+    ],
+)
+def test_files_and_sums_belong_together(built, spoil, changed):
+    spoil(built)
+    assert checked(built) == {"changed": [f"module/{name}" for name in changed], "signed": []}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a program that uses CUDA would do first, with the real libraries and no GPU; prints JSON.
 
-Arguments: the runtime's library and the compiler's, as the loader knows them.
+Arguments: the runtime's library and the compiler's, as the loader knows them, "" for one that an
+image does not have; and the architectures to compile for, beside those of every image.
 """
 
 import ctypes
@@ -9,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-ARCHITECTURES = (75, 80, 86, 89, 90, 120)
+ARCHITECTURES = {75, 80, 86, 89, 90, 120, *map(int, sys.argv[3:])}
 MAPS = Path("/proc/self/maps")
 SOURCE = b'extern "C" __global__ void scale(float *x, float by) { x[threadIdx.x] *= by; }'
 
@@ -26,6 +27,10 @@ def version_of_file(name):
     path = next(line.split()[-1] for line in lines if name in line)
     major, minor = re.search(r"\.so\.(\d+)\.(\d+)", Path(path).resolve().name).groups()
     return int(major) * 1000 + int(minor) * 10
+
+
+def runtime(cudart):
+    return version(cudart, "cudaRuntimeGetVersion") | {"file": version_of_file("libcudart")}
 
 
 def cubin(nvrtc, program):
@@ -47,11 +52,11 @@ def compiled(nvrtc, architecture):
 
 
 cuda = ctypes.CDLL("libcuda.so.1")
-cudart, nvrtc = map(ctypes.CDLL, sys.argv[1:])
+cudart, nvrtc = (ctypes.CDLL(name) if name else None for name in sys.argv[1:3])
 said = {
     "driver": version(cuda, "cuDriverGetVersion"),
     "init": cuda.cuInit(0),
-    "runtime": version(cudart, "cudaRuntimeGetVersion") | {"file": version_of_file("libcudart")},
-    "compiled": {name: compiled(nvrtc, name) for name in ARCHITECTURES},
+    "runtime": runtime(cudart) if cudart else None,
+    "compiled": {name: compiled(nvrtc, name) for name in sorted(ARCHITECTURES)} if nvrtc else {},
 }
 print(json.dumps(said))  # noqa: T201 - its result

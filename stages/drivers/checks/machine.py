@@ -1,6 +1,8 @@
 """What the checks ask of a machine with the driver, in one go; see the base stage's machine.py."""
 
+import hashlib
 import json
+import lzma
 import re
 import subprocess
 import tempfile
@@ -30,6 +32,9 @@ FIRMWARE = Path("/lib/firmware/nvidia")
 LIBRARY = re.compile(
     r"^\s*(lib(?:cuda|cudart|cudnn|cublas|nccl|nvrtc|nvidia)[-\w]*\.so\S*) .*=> (\S+)", re.MULTILINE
 )
+# What a signed module ends with, and how DKMS packs modules.
+MAGIC = b"~Module signature appended~\n"
+PACK = ("xz", "--check=crc32", "--lzma2=dict=1MiB", "--stdout")
 SERVICES = (
     "nvidia-persistenced",
     "nvidia-fabricmanager",
@@ -190,13 +195,43 @@ def markers():
 
 def marker(folder):
     says = json.loads((folder / "marker.json").read_text(encoding="utf-8"))
-    compare = ("sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS")
-    done = subprocess.run(compare, cwd=folder, capture_output=True, text=True, check=False)
     return {
         "at": str(folder.relative_to("/var/lib/dkms").parent),
         "says": {name: said for name, said in says.items() if name != "built_with"},
-        "changed": done.stdout.splitlines() + done.stderr.splitlines(),
+        **compared(folder),
     }
+
+
+def compared(folder):
+    """Which modules are not those that were built; which are, and were signed since."""
+    lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    listed = {name: built for built, name in (line.split("  ", 1) for line in lines)}
+    here = {f"module/{path.name}": path for path in (folder / "module").iterdir()}
+    known = {name: path for name, path in here.items() if name in listed}
+    same = {name for name, path in known.items() if sha256(path.read_bytes()) == listed[name]}
+    others = known.keys() - same
+    signed = {name for name in others if sha256(unsigned(known[name])) == listed[name]}
+    return {
+        "changed": sorted((listed.keys() | here.keys()) - same - signed),
+        "signed": sorted(signed),
+    }
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def unsigned(path):
+    """A module as DKMS built it, with the signature left out that it got since."""
+    content = path.read_bytes()
+    module = lzma.decompress(content) if path.suffix == ".xz" else content
+    if not module.endswith(MAGIC):
+        return content
+    end = len(module) - len(MAGIC) - 12
+    bare = module[: end - int.from_bytes(module[end + 8 : end + 12], "big")]
+    if path.suffix != ".xz":
+        return bare
+    return subprocess.run(PACK, input=bare, capture_output=True, check=True).stdout
 
 
 def services():

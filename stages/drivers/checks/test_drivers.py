@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
 
+pytestmark = pytest.mark.if_used("nvidia_driver", "nvidia")
 HERE = Path(__file__).parent
 MODULES = {"proprietary": "nvidia-current", "open": "nvidia-current-open"}
 PACKAGES = {"proprietary": "nvidia-kernel-dkms", "open": "nvidia-open-kernel-dkms"}
@@ -51,8 +53,17 @@ def library_of(package):
     # NVIDIA's: cuda-nvrtc-12-8. Debian calls it by what the loader calls it: libnvrtc11.2.
     if found := re.fullmatch("cuda-([a-z]+)-([0-9]+)-[0-9]+", package):
         return f"lib{found[1]}", f"lib{found[1]}.so.{found[2]}"
-    library, version = re.fullmatch("(.*?)-?([0-9.]+|[0-9]+-[0-9]+)", package).groups()
-    return library, f"{library}.so.{version}"
+    if found := re.fullmatch("(.*?)-?([0-9.]+|[0-9]+-[0-9]+)", package):
+        return found[1], f"{found[1]}.so.{found[2]}"
+    return package, package
+
+
+def if_cuda_has(library):
+    """For checks that are about a library of the role cuda_runtime."""
+    return pytest.mark.if_used(
+        "cuda_runtime",
+        where=lambda use: library in dict(map(library_of, use["cuda_runtime_packages"])),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +78,15 @@ def cuda_packages(uses):
 
 @pytest.fixture(scope="module")
 def libraries(cuda_packages):
-    """CUDA's runtime and its compiler, as the loader knows them."""
+    """CUDA's runtime and its compiler, as the loader knows them; "" for what is left out."""
     found = dict(map(library_of, cuda_packages))
-    return [found["libcudart"], found["libnvrtc"]]
+    return [found.get(name, "") for name in ("libcudart", "libnvrtc")]
 
 
 @pytest.fixture(scope="module")
-def cuda(host, libraries):
+def cuda(host, libraries, gpus):
     """What CUDA's libraries say."""
-    return ask(host, "cuda.py", *libraries)
+    return ask(host, "cuda.py", *libraries, *map(str, sorted({*gpus.values()})))
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +108,12 @@ def flavour(expected):
     return expected.get("nvidia_driver_flavour", "proprietary")
 
 
-def in_debian(expected, flavour):
+def in_debian(expected, flavour, uses):
     """How the role nvidia_driver knows the driver."""
     parts = [PACKAGES[flavour], "firmware-nvidia-gsp", "libcuda1", "libnvidia-ml1", "nvidia-smi"]
+    pinned = dict.fromkeys(parts, expected["nvidia_driver_version"])
+    for use in uses("nvidia_persistenced"):
+        pinned["nvidia-persistenced"] = use["nvidia_persistenced_version"]
     return SimpleNamespace(
         module=MODULES[flavour],
         dkms=MODULES[flavour],
@@ -107,12 +121,11 @@ def in_debian(expected, flavour):
         alternative=ALTERNATIVES[flavour],
         loads_itself=[],
         least={"firmware-nvidia-gsp", "libcuda1"},
-        pinned=dict.fromkeys(parts, expected["nvidia_driver_version"])
-        | {"nvidia-persistenced": expected["nvidia_persistenced_version"]},
+        pinned=pinned,
     )
 
 
-def in_ubuntu(expected, flavour):
+def in_ubuntu(expected, flavour, _):
     """How the role nvidia knows it: one name for the modules of both flavours."""
     series = expected["nvidia_driver_series"]
     ending = f"{series}-open" if flavour == "open" else series
@@ -132,7 +145,7 @@ def in_ubuntu(expected, flavour):
 @pytest.fixture(scope="module")
 def driver(uses, expected, flavour):
     """What the driver's module and packages are called."""
-    return (in_ubuntu if uses("nvidia") else in_debian)(expected, flavour)
+    return (in_ubuntu if uses("nvidia") else in_debian)(expected, flavour, uses)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -147,10 +160,23 @@ def test_module_is_of_the_flavour_asked_for(machine, driver, flavour):
     assert machine["modules"][driver.module]["license"] == LICENCES[flavour]
 
 
+@pytest.fixture(scope="module")
+def signers(uses):
+    """Whose name a module's signature has: that of secure_boot's certificate, or nobody's."""
+    paths = [Path(use["secure_boot_certificate"]) for use in uses("secure_boot")]
+    return {name_in(path.read_bytes()) for path in paths} or {""}
+
+
+def name_in(certificate):
+    """The name that a certificate gives to the owner of its key."""
+    subject = x509.load_der_x509_certificate(certificate).subject
+    return subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
+
+
 @pytest.mark.parametrize("part", PARTS)
-def test_module_is_not_signed(machine, driver, part):
-    # DKMS would have made the key that signs it, and left it in the image.
-    assert machine["modules"][driver.module + part]["signer"] == ""
+def test_module_is_signed_by_nobody_else(machine, driver, signers, part):
+    # DKMS would have made a key that signs it, and left it in the image.
+    assert machine["modules"][driver.module + part]["signer"] in signers
 
 
 def test_dkms_has_nothing_but_that_module(machine, version, driver):
@@ -158,8 +184,9 @@ def test_dkms_has_nothing_but_that_module(machine, version, driver):
     assert machine["dkms"] == [wanted]
 
 
-def test_module_is_what_its_marker_says(machine, version, driver, flavour, expected):
+def test_module_is_what_its_marker_says(machine, version, driver, flavour, expected, uses):
     # It may have been built for an earlier image, and carried in.
+    files = [Path(machine["modules"][driver.module + part]["filename"]).name for part in PARTS]
     wanted = {
         "at": f"{driver.dkms}/{version}/{machine['kernel']}",
         "says": {
@@ -168,6 +195,7 @@ def test_module_is_what_its_marker_says(machine, version, driver, flavour, expec
             "flavour": flavour,
         },
         "changed": [],
+        "signed": sorted(f"module/{name}" for name in files) if uses("secure_boot") else [],
     }
     assert machine["markers"] == ([wanted] if driver.marks else [])
 
@@ -184,9 +212,11 @@ def test_alternatives_are_of_the_flavour_asked_for(machine, driver):
     assert machine["alternative"] == driver.alternative
 
 
-def test_driver_is_loaded_for_a_gpu_and_only_then(machine):
+def test_driver_is_loaded_for_a_gpu_and_only_then(machine, uses):
     assert "nvidia" in machine["gpu_aliases"]
-    assert machine["loaded_at_boot"] == []
+    # No bus tells that it is wanted: the role rdma loads it where it was asked to.
+    asked = ["nvidia-peermem" for use in uses("rdma") if use["rdma_nvidia_peermem"]]
+    assert machine["loaded_at_boot"] == asked
 
 
 def test_all_parts_are_of_one_version(machine, version):
@@ -219,9 +249,10 @@ def test_nouveau_is_off(machine):
     assert machine["nouveau_loads"] == []
 
 
-def test_nouveau_is_off_in_the_initramfs(machine):
+def test_nouveau_is_off_in_the_initramfs(machine, uses):
     inside = machine["initramfs"]
-    assert "nouveau-blacklist.conf" in machine["blacklists"]
+    asked = {"nouveau-blacklist.conf"} if uses("nouveau_blacklist") else set()
+    assert asked - set(machine["blacklists"]) == set()
     assert set(machine["blacklists"]) - set(inside["blacklists"]) == set()
     assert inside["nouveau"] == []
 
@@ -234,6 +265,7 @@ def test_no_key_for_signing_modules_is_in_the_image(machine):
     assert machine["mok"] == []
 
 
+@pytest.mark.if_used("nvidia_persistenced", "nvidia")
 def test_persistenced_is_enabled_and_did_not_fail(machine):
     state = "active" if machine["gpu"] else "inactive"
     assert machine["services"].get(PERSISTENCED) == {"enabled": "enabled", "state": state}
@@ -250,7 +282,7 @@ def test_services_of_gpus_are_enabled_and_did_not_fail(machine):
 
 def test_libraries_find_what_they_need(machine, libraries):
     linked = machine["linked"]
-    assert {"libcuda.so.1", *libraries} - set(linked["names"]) == set()
+    assert {"libcuda.so.1", *filter(None, libraries)} - set(linked["names"]) == set()
     assert linked["lacking"] == {}
     assert linked["unread"] == []
 
@@ -266,6 +298,7 @@ def test_driver_library_speaks_the_cuda_of_its_branch(cuda, version):
 
 
 @pytest.mark.anywhere
+@if_cuda_has("libcudart")
 def test_runtime_is_not_newer_than_the_driver(cuda, toolkit):
     # The runtime of CUDA 11 asks for a device first, and says what the driver says of that.
     silent = toolkit < CUDA_12 and cuda["init"] != 0
@@ -281,12 +314,24 @@ def test_cuda_finds_the_gpu_if_there_is_one(cuda, machine):
 
 
 @pytest.mark.anywhere
+@if_cuda_has("libnvrtc")
 @pytest.mark.parametrize("architecture", [75, 80, 86, 89, 90])
 def test_nvrtc_compiles_for(cuda, architecture):
     assert cuda["compiled"][str(architecture)] == {"status": 0, "elf": True, "named": True}
 
 
 @pytest.mark.anywhere
+@if_cuda_has("libnvrtc")
+def test_nvrtc_compiles_for_the_gpus_of_the_image(cuda, gpus):
+    if not gpus:
+        pytest.skip("no GPU is named in particular")
+    compiled = {"status": 0, "elf": True, "named": True}
+    found = {name: cuda["compiled"][str(number)] for name, number in gpus.items()}
+    assert found == dict.fromkeys(gpus, compiled)
+
+
+@pytest.mark.anywhere
+@if_cuda_has("libnvrtc")
 def test_nvrtc_knows_its_limits(cuda, toolkit):
     # Blackwell came with CUDA 12.8: an older compiler that knows it is not the one asked for.
     assert (cuda["compiled"]["120"]["status"] == 0) == (toolkit >= BLACKWELL)

@@ -20,6 +20,8 @@ SETTINGS = {
     "vm.zone_reclaim_mode": 0,
 }
 
+tuned, monitored, documented = map(pytest.mark.if_used, ("tuning", "monitoring", "machine_docs"))
+
 
 @pytest.fixture(scope="module")
 def settings(expected):
@@ -37,6 +39,7 @@ def machine(host, settings):
     return json.loads(done.stdout)
 
 
+@tuned
 def test_logins_may_lock_memory_and_open_files(machine, container, expected):
     files = expected.get("tuning_nofile", 1048576)
     lines = re.findall(r"^(\S+) +- +(\S+) +(\S+)$", machine["limits_file"], re.MULTILINE)
@@ -48,17 +51,20 @@ def test_logins_may_lock_memory_and_open_files(machine, container, expected):
         assert machine["limits"]["NOFILE"] == [files] * 2
 
 
+@tuned
 def test_services_may_too(machine, expected):
     files = expected.get("tuning_nofile", 1048576)
     wanted = ["DefaultLimitMEMLOCK=infinity", f"DefaultLimitNOFILE={files}"]
     assert sorted(machine["service_limits"]) == sorted(wanted)
 
 
+@tuned
 def test_kernel_settings_are_written(machine, settings):
     written = re.findall(r"^-(\S+) = (\S+)$", machine["sysctl_file"], re.MULTILINE)
     assert dict(written) == settings
 
 
+@tuned
 def test_kernel_settings_are_in_force(machine, container, settings):
     if container:
         pytest.skip("the kernel belongs to the host of the container")
@@ -67,6 +73,7 @@ def test_kernel_settings_are_in_force(machine, container, settings):
     assert bool(there) == bool(settings), "this kernel knows none of them"
 
 
+@tuned
 def test_huge_pages_are_for_those_who_ask(machine, container, expected):
     wanted = expected.get("tuning_transparent_hugepages", "madvise")
     line = f"w!- /sys/kernel/mm/transparent_hugepage/enabled - - - - {wanted}"
@@ -75,6 +82,7 @@ def test_huge_pages_are_for_those_who_ask(machine, container, expected):
         assert f"[{wanted}]" in machine["hugepages"]
 
 
+@tuned
 def test_governor_is_set_where_there_is_one(machine, container, expected):
     assert machine["governor"]["enabled"] == "enabled"
     if not container and machine["governors"]:
@@ -83,11 +91,13 @@ def test_governor_is_set_where_there_is_one(machine, container, expected):
         assert machine["governor"]["state"] == "inactive"
 
 
+@monitored
 def test_measuring_is_timed_and_works(machine):
     assert machine["timer"] == {"enabled": "enabled", "state": "active"}
     assert machine["measured"]["failed"] == ""
 
 
+@monitored
 def test_measurements_tell_the_truth(machine):
     measured = machine["measured"]["json"]
     assert measured["schema"] == 1
@@ -96,6 +106,7 @@ def test_measurements_tell_the_truth(machine):
     assert f"gpu_count {measured['gpu_count']}" in machine["measured"]["prometheus"]
 
 
+@monitored
 def test_measurements_know_whether_there_is_a_gpu(machine):
     measured = machine["measured"]["json"]
     assert (measured["gpu_count"] > 0) == machine["gpu"]
@@ -103,6 +114,7 @@ def test_measurements_know_whether_there_is_a_gpu(machine):
     assert bool(measured["gpus_missing_because"]) != machine["gpu"]
 
 
+@monitored
 def test_measurements_list_gpus(machine):
     measured = machine["measured_with_gpus"]["json"]
     assert measured["gpu_count"] == 2
@@ -111,6 +123,7 @@ def test_measurements_list_gpus(machine):
     assert lines == ['gpu_power_watts{index="0",uuid="GPU-1",name="NVIDIA Test"} 123.5']
 
 
+@documented
 def test_versions_are_those_installed(machine, expected):
     wanted = {name: machine["packages"].get(name) for name in expected["machine_docs_packages"]}
     assert machine["versions"]["debian"] == wanted
@@ -118,6 +131,7 @@ def test_versions_are_those_installed(machine, expected):
     assert all(machine["versions"]["python"].values())
 
 
+@documented
 def test_documentation_names_the_versions(machine):
     for name, version in machine["versions"]["debian"].items():
         assert f"| {name} | {version} |" in machine["page"]
@@ -125,6 +139,7 @@ def test_documentation_names_the_versions(machine):
         assert re.search(shown, machine["motd"], re.MULTILINE)
 
 
+@documented
 def test_documentation_has_no_time_stamp(machine):
     for text in (machine["page"], machine["motd"], json.dumps(machine["versions"])):
         assert not re.search(r"\d\d:\d\d:\d\d", text)

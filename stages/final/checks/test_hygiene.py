@@ -130,12 +130,18 @@ def driver_packages(uses):
     """Packages of the driver that are held: Ubuntu's and NVIDIA's names end in the series."""
     series = [use["nvidia_driver_series"] for use in uses("nvidia")]
     ubuntu = {f"{name}-{each}" for name in ("libnvidia-compute", "nvidia-utils") for each in series}
-    return ubuntu or {"libcuda1", "nvidia-smi"}
+    debian = {"libcuda1", "nvidia-smi"} if uses("nvidia_driver") else set()
+    return ubuntu | debian
 
 
-def test_kernel_and_driver_are_held_and_nothing_else(machine, expected, uses):
-    release = expected["kernel_pin_release"]
-    least = {f"linux-image-{release}", f"linux-headers-{release}", *driver_packages(uses)}
+def kernel_packages(uses):
+    """Packages of the kernel that are held."""
+    releases = [use["kernel_pin_release"] for use in uses("kernel_pin")]
+    return {f"linux-{part}-{each}" for part in ("image", "headers") for each in releases}
+
+
+def test_kernel_and_driver_are_held_and_nothing_else(machine, uses):
+    least = kernel_packages(uses) | driver_packages(uses)
     assert least - set(machine["held"]) == set()
     cuda = {name for use in uses("cuda_runtime") for name in use["cuda_runtime_packages"]}
     beginnings = tuple(beginning for role, beginning in HELD_BY.items() if uses(role))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# Compute capabilities of the GPUs that this pipeline is for; as in the checks of the drivers.
+# What every image has code for; beside that, the GPUs that one is for.
 TARGETS = [75, 80, 86, 89, 90]
 
 
@@ -77,12 +77,25 @@ def test_torch_finds_cuda_in_its_environment(training, use):
     assert [path for path in training["loaded"] if not path.startswith(inside)] == []
 
 
+def first_code(training, target):
+    """The first architecture of a target's generation that there is machine code for: it runs on
+    the later devices of the generation.
+    """
+    found = re.findall(r"\bsm_([0-9]+)\b", " ".join(training["architectures"]))
+    ours = [int(number) for number in found if int(number) // 10 == target // 10]
+    return min(ours, default=target + 1)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_torch_has_code_for(training, target):
-    found = re.findall(r"\bsm_([0-9]+)\b", " ".join(training["architectures"]))
-    # Machine code runs on later devices of its own generation.
-    ours = [int(number) for number in found if int(number) // 10 == target // 10]
-    assert min(ours, default=target + 1) <= target
+    assert first_code(training, target) <= target
+
+
+def test_torch_has_code_for_the_gpus_of_the_image(training, gpus):
+    if not gpus:
+        pytest.skip("no GPU is named in particular")
+    without = [name for name, target in gpus.items() if first_code(training, target) > target]
+    assert without == []
 
 
 def test_torch_trains(training):
