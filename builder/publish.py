@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__, digest, disks, files, network
-from builder.clones import boot_clones, clone_results
+from builder.clones import boot_clones, clone_results, share_identity
 from builder.digest import file_signature
 from builder.engines.nspawn import NspawnEngine
 from builder.errors import CheckError, StoreError
@@ -266,7 +266,7 @@ def _judge(
     verdict = Verdict(image.key, bytes_of, checks.digest(), engine, seconds, tuple(results))
     stage = image.record.stage
     hint = f"look inside: {project.command(f'shell {stage}')}"
-    if any(result.outcome == "failed" for result in clone_results(first, second)):
+    if share_identity(first, second):
         hint = f"clones share an identity: is `seal` the last role of {stage}?"
     require_passed(verdict, f"the release of {stage}", project.command, hint=hint)
     return verdict

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder.clones import Clone, clone_results
+from builder.clones import Clone, clone_results, share_identity
 from builder.digest import Facts
 from builder.errors import StoreError
 from builder.publish import find_release, packages_digest, publish, release_name
@@ -67,17 +67,20 @@ def test_one_shared_host_key_is_one_too_many():
     first = clone("bios", "1", "ed25519 AAA", "rsa BBB")
     second = clone("uefi", "2", "ed25519 CCC", "rsa BBB")
     assert outcomes(first, second) == ["failed", "passed"]
+    assert share_identity(first, second)
     assert "rsa BBB" in clone_results(first, second)[0].message
 
 
 def test_a_shared_machine_id_fails():
     first, second = clone("bios", "1", "ed25519 AAA"), clone("uefi", "1", "ed25519 CCC")
     assert outcomes(first, second) == ["passed", "failed"]
+    assert share_identity(first, second)
 
 
 def test_a_clone_that_comes_to_no_login_fails():
     first, second = clone("bios", "1", "ed25519 A"), clone("uefi", "2", "ed25519 B")
     silent = replace(second, login=False)
+    assert not share_identity(first, silent), "the hint would be about another mistake"
     logins = clone_results(first, silent)[2:]
     assert [(item.name.split()[-1], item.outcome) for item in logins] == [
         ("bios", "passed"),
