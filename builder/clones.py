@@ -34,7 +34,7 @@ _IDENTITY = (
 )
 # The prompt comes with the end of the boot; SSH answers before that.
 _LOGIN = b" login: "
-# In emulation, on a host that does other things as well, Docker alone was seen to need more than 260.
+# In emulation, on a host that does other things as well, Docker alone was seen to need 270.
 _LOGIN_SECONDS = 1200
 
 
@@ -156,7 +156,8 @@ def clone_results(first: Clone, second: Clone) -> tuple[CheckResult, ...]:
         _result("clones::have machine-ids of their own", ok=all(ids) and ids[0] != ids[1],
                 message=f"E machine-ids: {ids}"),
         *(_result(f"clones::come to a login under {clone.firmware}", ok=clone.login,
-                  message=f"E its console showed none within {_LOGIN_SECONDS} s") for clone in (first, second)),
+                  message=f"E its console showed none within {_LOGIN_SECONDS} s")
+          for clone in (first, second)),
     )  # fmt: skip
 
 
