@@ -21,6 +21,12 @@ from gpu_check.outcome import carry_out  # noqa: E402
 
 CHECKS = {one.id: one for one in (*quick.CHECKS, *programs.CHECKS, *medium.CHECKS, quick.LAST)}
 H100, A100, L4, text = h.H100, h.A100, h.L4, h.text
+SEEN = "GPU 0: NVIDIA H100 80GB HBM3\nGPU 1: NVIDIA H100 80GB HBM3\n"
+DOCKER = {
+    "programs": {
+        "podman image": None, "podman run": None, "docker image": "[]", "docker run": SEEN,
+    }
+}  # fmt: skip
 NO_SMI = {"programs": dict.fromkeys(["nvidia-smi -q", "nvidia-smi topo", "nvidia-smi nvlink"])}
 NO_CUDA = {"cuda": {"missing": "libcuda.so.1: cannot open", "devices": [], "error": None}}
 SITE = "/opt/vaultbuild/venvs/default/lib/python3.13/site-packages"
@@ -116,7 +122,10 @@ PASSING = {
         ),
     ],
     "tensorflow": [({}, {}, "default: ")],
-    "container": [({}, {"container_image": "cuda"}, "a container of cuda sees 2 GPUs")],
+    "container": [
+        ({}, {"container_image": "cuda"}, "a container of cuda sees 2 GPUs"),
+        (DOCKER, {"container_image": "cuda"}, "a container of cuda sees 2 GPUs"),
+    ],
     "bandwidth": [
         ({}, {}, "host_to_device 50.1 GB/s"),
         ({}, {"bandwidth": {"device_to_device": 2000}}, "2500 GB/s"),
@@ -215,6 +224,16 @@ FAILING = {
     "tensorflow": [(venv("[1, 2]"), {}, "default: [1, 2]")],
     "container": [
         (
+            {"files": {"/run/cdi/nvidia.yaml": None}, "programs": {"nvidia-ctk": ""}},
+            {},
+            "there is no CDI specification",
+        ),
+        (
+            {"programs": {**DOCKER["programs"], "docker run": Answer(125, "CDI is not enabled")}},
+            {"container_image": "cuda"},
+            "docker ended with status 125",
+        ),
+        (
             program("podman run", "unresolvable CDI devices", 126),
             {"container_image": "cuda"},
             "126",
@@ -310,7 +329,11 @@ SKIPPED = {
     "onnxruntime": [({"files": {f"{SITE}/onnxruntime": None}}, {}, "has onnxruntime")],
     "tensorflow": [({"files": {f"{SITE}/tensorflow": None}}, {}, "has tensorflow")],
     "container": [
-        ({"programs": {"podman image": None, "podman run": None}}, {}, "there is no podman"),
+        (
+            {"programs": {"podman image": None, "podman run": None}},
+            {},
+            "there is neither podman nor docker",
+        ),
         ({"files": {"/run/cdi/nvidia.yaml": None}}, {}, "there is no CDI specification"),
         ({}, {}, "no container_image is expected"),
         (

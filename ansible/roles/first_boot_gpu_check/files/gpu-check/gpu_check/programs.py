@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 VENVS = "/opt/vaultbuild/venvs"
 _SECONDS = 600
+# Docker knows CDI from version 25 on; an older one says so itself, and the check fails.
+_RUNTIMES = ("podman", "docker")
 _CDI_PLACES = ("/etc/cdi/*", "/run/cdi/*", "/var/run/cdi/*")
 
 # Each is run by the interpreter of an environment, and its last line is a STEP as in
@@ -129,19 +131,22 @@ def _asked(machine: Machine, venv: str, script: str) -> dict[str, Any]:
 def container(machine: Machine) -> Said:
     """A container that is given all GPUs by CDI sees all of them."""
     host, image = machine.host, machine.expected.container_image
-    if not host.has("podman"):
-        raise Skipped("there is no podman")
+    runtime = next((each for each in _RUNTIMES if host.has(each)), None)
+    if runtime is None:
+        raise Skipped(f"there is neither {' nor '.join(_RUNTIMES)}")
     if not any(host.find(place) for place in _CDI_PLACES):
-        raise Skipped("there is no CDI specification (nvidia-ctk cdi generate writes one)")
+        without = "there is no CDI specification (nvidia-ctk cdi generate writes one)"
+        # Who installs the Container Toolkit wants containers with GPUs.
+        raise (Failed if host.has("nvidia-ctk") else Skipped)(without)
     if not image:
         raise Skipped("no container_image is expected: there is none to be run")
-    if host.run(["podman", "image", "exists", image]).status != 0:
+    if host.run([runtime, "image", "inspect", image]).status != 0:
         raise Skipped(f"{image} is not on this machine, and nothing is fetched")
-    argv = ["podman", "run", "--rm", "--pull=never", "--network=none"]
+    argv = [runtime, "run", "--rm", "--pull=never", "--network=none"]
     argv += ["--device", "nvidia.com/gpu=all", image, "nvidia-smi", "-L"]
     answer = host.run(argv, timeout=_SECONDS)
     if answer.status != 0:
-        raise Failed(f"podman ended with status {answer.status}: {answer.last}", answer.said)
+        raise Failed(f"{runtime} ended with status {answer.status}: {answer.last}", answer.said)
     seen = sum(line.startswith("GPU ") for line in answer.stdout.splitlines())
     if seen != len(machine.gpus):
         raise Failed(
