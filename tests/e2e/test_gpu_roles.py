@@ -1,4 +1,4 @@
-"""The roles for GPU hosts that the reference pipeline does not use, on a machine without a GPU.
+"""The roles for GPU hosts that tests of stages do not run, on a machine without a GPU.
 
 What Debian has comes from Debian. What NVIDIA's archive has comes from an archive on the machine's
 own disk, of packages with the same names, versions, files and units.
@@ -23,6 +23,11 @@ USED = (
     "rdma", "cis_baseline", "apt_repository", "stands_for_driver", "nccl", "cudnn", "dcgm",
     "fabric_manager", "nvidia_container_toolkit", "node_exporter", "secure_boot", "mig",
     "kernel_cmdline",
+)  # fmt: skip
+# Of the reference's own stages; their checks are those stages', which are not here.
+PLAIN = (
+    "nouveau_blacklist", "tuning", "monitoring", "model_cache", "first_boot_gpu_check",
+    "machine_docs",
 )  # fmt: skip
 NEEDED = ("apt_lists", "boot_kernel")
 VARIABLES = f"""
@@ -86,16 +91,16 @@ def gpu(copy, tmp_path, secret, require_program):
     """The trimmed project, with a stage of these roles, and one that runs all of them as one."""
     for program in ("dpkg-deb", "gpg", "gpgconf"):
         require_program(program)
-    for role in {*USED, *NEEDED} - {"stands_for_driver"}:
+    for role in {*USED, *PLAIN, *NEEDED} - {"stands_for_driver"}:
         shutil.copytree(ROLES / role, copy.project / "ansible/roles" / role)
     copy.add_role("stands_for_driver", tasks=DRIVER)
     # One start of Ansible for all of them, where nobody asks which role did what.
-    copy.add_role("everything", meta=f"dependencies: [{', '.join(USED)}]\n")
+    copy.add_role("everything", meta=f"dependencies: [{', '.join(USED + PLAIN)}]\n")
     archive, key = FAKE.make(tmp_path / "archive", tmp_path / "gnupg")
     variables = f"variables:{VARIABLES}".replace("KEY", str(secret))
     given = (key, secret.with_suffix(".der"))
     first = f"{variables}  fake_archive_tar: archive.tar\n"
-    copy.add_stage("gpu", "base", ("fake_archive", *USED), first, (*given, archive))
+    copy.add_stage("gpu", "base", ("fake_archive", *USED, *PLAIN), first, (*given, archive))
     copy.add_stage("again", "gpu", ("everything",), variables, given)
     (copy.project / "stages/wrong").mkdir()
     (copy.project / "stages/wrong/stage.yml").write_text(WRONG)

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.e2e
 HERE = Path(__file__).parent
 FAKE = SimpleNamespace(**runpy.run_path(str(HERE / "fake_packages.py")))
 ROLES = HERE.parents[1] / "ansible/roles"
+# What runs again on what it made, and must change nothing.
+AGAIN = ("nvidia_driver",)
 SOURCE = f"usr/src/nvidia-current-{FAKE.DRIVER}"
 DKMS = f"""
 PACKAGE_NAME=nvidia-current
@@ -91,7 +93,11 @@ def driver(copy, tmp_path, require_program):
     copy.add_stage(
         "driver", "base", ("fake_archive", "headers", "nvidia_driver"), VARIABLES, [archive]
     )
-    copy.edit("stages/pipeline.yml", "stages: [base, final]", "stages: [base, final, driver]")
+    copy.edit(
+        "stages/pipeline.yml", "stages: [base, final]", "stages: [base, final, driver, again]"
+    )
+    variables = VARIABLES.replace("  fake_archive_tar: archive.tar\n", "")
+    copy.add_stage("again", "driver", AGAIN, variables, [])
     return copy, kernel
 
 
@@ -111,6 +117,13 @@ def test_a_module_is_compiled_once_for_a_kernel_and_a_driver(driver):
     assert installed(vaultbuild, kernel) != first
     assert len(kept.read_bytes()) == len(before)
     assert kept.read_bytes() != before
+
+
+def test_the_role_changes_nothing_the_second_time(driver):
+    vaultbuild, _ = driver
+    vaultbuild("stage", "again", "--engine", "nspawn")
+    record = vaultbuild("show", "again", "--engine", "nspawn", "--json").json
+    assert [(role["role"], role["changed"]) for role in record["roles"]] == [(*AGAIN, 0)]
 
 
 def change_a_byte(archive):

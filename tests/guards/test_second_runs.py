@@ -13,8 +13,12 @@ PAGE = "ansible/README.md"
 HEADING = "## The second run"
 # Their stages are given all their roles again, and what changed is counted.
 TRIMMED = "tests/e2e/project/stages"
-# Its roles run again, with the roles that those depend on.
-GPU_ROLES = "tests/e2e/test_gpu_roles.py"
+# What these tests name runs again, with the roles that those depend on.
+NAMED = (
+    ("tests/e2e/test_gpu_roles.py", "USED"),
+    ("tests/e2e/test_gpu_roles.py", "PLAIN"),
+    ("tests/e2e/test_kernel_module.py", "AGAIN"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,8 @@ def roles(root) -> set[str]:
 @pytest.fixture(scope="module")
 def run_again(root, roles) -> set[str]:
     """The roles that a test runs on what they made, and counts their changes."""
-    named = {*_stage_roles(root), *_assigned(root, "USED")} & roles
+    again = {role for path, name in NAMED for role in _assigned(root / path, name)}
+    named = (_stage_roles(root) | again) & roles
     return named | {other for role in named for other in _dependencies(root, role)}
 
 
@@ -54,9 +59,9 @@ def _stage_roles(root) -> set[str]:
     return {use if isinstance(use, str) else use["role"] for use in uses}
 
 
-def _assigned(root, name) -> tuple[str, ...]:
+def _assigned(path, name) -> tuple[str, ...]:
     """The tuple that a test's module gives a name, read without running it."""
-    tree = ast.parse((root / GPU_ROLES).read_text())
+    tree = ast.parse(path.read_text())
     (found,) = [
         node.value
         for node in tree.body
