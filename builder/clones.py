@@ -141,18 +141,21 @@ def _came_to_login(console: Path, stop: threading.Event) -> bool:
 
 def share_identity(first: Clone, second: Clone) -> bool:
     """Whether two clones have something that only one machine may have."""
-    keys = set(first.host_keys) & set(second.host_keys)
-    return bool(keys) or first.machine_id == second.machine_id
+    return bool(_shared_keys(first, second)) or first.machine_id == second.machine_id
+
+
+def _shared_keys(first: Clone, second: Clone) -> list[str]:
+    return sorted(set(first.host_keys) & set(second.host_keys))
 
 
 def clone_results(first: Clone, second: Clone) -> tuple[CheckResult, ...]:
     """Say whether two clones came up, and as two machines that share no identity."""
-    shared_keys = set(first.host_keys) & set(second.host_keys)
+    shared_keys = _shared_keys(first, second)
     has_keys = bool(first.host_keys and second.host_keys)
     ids = (first.machine_id, second.machine_id)
     return (
         _result("clones::have host keys of their own", ok=has_keys and not shared_keys,
-                message=f"E shared: {sorted(shared_keys)}; first has {len(first.host_keys)}"),
+                message=f"E shared: {shared_keys}; first has {len(first.host_keys)}"),
         _result("clones::have machine-ids of their own", ok=all(ids) and ids[0] != ids[1],
                 message=f"E machine-ids: {ids}"),
         *(_result(f"clones::come to a login under {clone.firmware}", ok=clone.login,

@@ -1,4 +1,4 @@
-"""Asking the checks of the reference pipeline about images that exist as tables only."""
+"""What unit tests share: a project to plan, and checks of the reference asked about tables."""
 
 from __future__ import annotations
 
@@ -17,6 +17,18 @@ GUEST = Path(__file__).with_name("fake_guest.py")
 # What a program answers when it could not ask (``answer`` in the machine.py of the stages).
 UNKNOWN = "error: FileNotFoundError(2, 'No such file or directory')"
 FAILURES = {"AssertionError", "Failed"}
+
+
+@pytest.fixture
+def plannable(project, monkeypatch, tmp_path) -> Path:
+    """A project with the templates of this repository, and a Packer that only tells its version."""
+    (tmp_path / "bin").mkdir()
+    packer = tmp_path / "bin/packer"
+    packer.write_text("#!/bin/sh\necho Packer v1.6.6\n")
+    packer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{packer.parent}:{os.environ['PATH']}")
+    shutil.copytree(ROOT / "packer", project() / "packer", dirs_exist_ok=True)
+    return project()
 
 
 @dataclass(frozen=True)

@@ -254,15 +254,9 @@ def test_doctor_judges_for_an_engine(run, project, engine):
 
 
 @pytest.fixture
-def built(project, monkeypatch, tmp_path):
+def built(plannable):
     """A project with an image of ``base``, as far as the store can tell."""
-    (tmp_path / "bin").mkdir()
-    packer = tmp_path / "bin/packer"
-    packer.write_text("#!/bin/sh\necho Packer v1.6.6\n")
-    packer.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{packer.parent}:{os.environ['PATH']}")
-    shutil.copytree(ROOT / "packer", project() / "packer", dirs_exist_ok=True)
-    made = Project(project(), engine="nspawn")
+    made = Project(plannable, engine="nspawn")
     inputs = made.inputs("base")[-1]
     with made.store.staging() as staged:
         (staged / DISK).write_bytes(b"disk")

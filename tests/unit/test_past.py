@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,12 @@ from builder.record import BuildRecord, DiskRecord
 from builder.store import DISK
 from builder.verify import CheckResult, Verdict, verdict_path
 
-ROOT = Path(__file__).parents[2]
 DAYS = ("2026-11-20T10:00:00Z", "2026-11-21T10:00:00Z")
 
 
 @pytest.fixture
-def folder(project, monkeypatch, tmp_path) -> Path:
-    """A project that can be planned: with templates, and a Packer that only tells its version."""
-    (tmp_path / "bin").mkdir()
-    packer = tmp_path / "bin/packer"
-    packer.write_text("#!/bin/sh\necho Packer v1.6.6\n")
-    packer.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{packer.parent}:{os.environ['PATH']}")
-    shutil.copytree(ROOT / "packer", project() / "packer", dirs_exist_ok=True)
-    return project()
+def folder(plannable) -> Path:
+    return plannable
 
 
 @pytest.fixture

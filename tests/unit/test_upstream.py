@@ -1,9 +1,6 @@
 """Asking upstream about images that exist in the store only as far as this needs."""
 
 import json
-import os
-import shutil
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +13,6 @@ from builder.record import BuildRecord, DiskRecord
 from builder.store import DISK
 from builder.upstream.moved import Moved, Unknown
 
-ROOT = Path(__file__).parents[2]
 SUITE = "http://mirror.example/debian/dists/trixie"
 EXTRA = "http://extra.example/repo"
 MAIN = "main/binary-amd64"
@@ -106,14 +102,8 @@ class Place:
 
 
 @pytest.fixture
-def place(project, archives, monkeypatch, tmp_path):
-    (tmp_path / "bin").mkdir()
-    packer = tmp_path / "bin/packer"
-    packer.write_text("#!/bin/sh\necho Packer v1.6.6\n")
-    packer.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{packer.parent}:{os.environ['PATH']}")
-    shutil.copytree(ROOT / "packer", project() / "packer", dirs_exist_ok=True)
-    return Place(project(), Web(archives.pages))
+def place(plannable, archives):
+    return Place(plannable, Web(archives.pages))
 
 
 @pytest.fixture
