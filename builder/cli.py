@@ -43,7 +43,7 @@ from builder.errors import Interrupted, Told, host_error
 
 if TYPE_CHECKING:
     from builder.project import Project
-    from builder.publish import Release
+    from builder.release.publish import Release
     from builder.reporter import Reporter
     from builder.stage_build import Options
     from builder.store import Image
@@ -359,7 +359,7 @@ def publish(
 def _publish(
     project: Project, image: Image, reporter: Reporter, output: Path | None, compression: str
 ) -> Release:
-    from builder.publish import publish
+    from builder.release.publish import publish
     from builder.stage_build import log_folder
 
     return publish(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder import disks
-from builder.hygiene import hygiene_results
-from builder.leaks import Needle, address_needles, key_needles, search
 from builder.partitions import RootFileSystem
+from builder.release.hygiene import hygiene_results
+from builder.release.leaks import Needle, address_needles, key_needles, search
 
 if TYPE_CHECKING:
     from pathlib import Path

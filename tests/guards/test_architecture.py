@@ -11,7 +11,7 @@ LAYERS = """
     errors suggest events in_guest on_host open_pins record role_names vm_options
     checks process files yamlfile schema hcl ports
     partitions
-    esp mount_points
+    mount_points
     digest memo failures history libraries texts scratch network role_schema reference
     fetch
     patience config template store disks caches monitor outcome
@@ -23,13 +23,13 @@ LAYERS = """
     inputs sources guest needs gateway
     compat
     verify
-    plan clones gpu inspection
+    plan gpu
     estimate
     live reporter provide
     supplies
     report
-    stream timing project leaks hygiene
-    publish packing installation upstream stage_network past
+    stream timing project
+    release packing installation upstream stage_network past
     warm stage_build doctor new_project
     build shell watch prefetch
     inventory

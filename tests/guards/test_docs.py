@@ -92,7 +92,7 @@ def test_causes_are_documented(root):
 
 def test_fields_of_a_manifest_are_documented(root, builder_modules):
     """Those that the table does not tell, and those that it tells and nobody writes."""
-    publish = next(module for module in builder_modules if module.name == "publish")
+    publish = next(module for module in builder_modules if module.name == "release.publish")
     written = _manifest_fields(publish.tree)
     table = (root / "docs/publishing.md").read_text().partition("## manifest.json")[2]
     rows = [line for line in table.partition("\n\nReleases")[0].splitlines() if "`" in line]
@@ -122,7 +122,7 @@ def test_links_lead_somewhere(files, root):
 # --- how they look --------------------------------------------------------------------------------
 
 
-# The functions of builder/publish.py that make a part of the manifest.
+# The functions of builder/release/publish.py that make a part of the manifest.
 _PARTS = {"_lock": "network", "_link": "lineage", "_summary": "verdicts"}
 
 

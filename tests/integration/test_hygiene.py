@@ -3,8 +3,8 @@
 import pytest
 
 from builder import process
-from builder.hygiene import POINTS, READ, hygiene_results
 from builder.partitions import RootFileSystem, root_partition
+from builder.release.hygiene import POINTS, READ, hygiene_results
 
 pytestmark = pytest.mark.integration
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from builder import disks, process
-from builder.hygiene import READ, hygiene_results
-from builder.inspection import inspect
 from builder.partitions import RootFileSystem, root_partition
+from builder.release.hygiene import READ, hygiene_results
+from builder.release.inspection import inspect
 
 pytestmark = pytest.mark.integration
 

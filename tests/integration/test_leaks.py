@@ -3,8 +3,8 @@
 import pytest
 
 from builder.engines.keys import make_keys, public_key_in
-from builder.leaks import KEY, key_needles, leak_results, search
 from builder.partitions import RootFileSystem
+from builder.release.leaks import KEY, key_needles, leak_results, search
 
 pytestmark = pytest.mark.integration
 

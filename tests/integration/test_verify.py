@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from builder import process
-from builder.clones import boot_clones
 from builder.digest import StatCache
 from builder.engines import Endpoint
 from builder.errors import CommandError
 from builder.pipeline import Resources, Stage
+from builder.release.clones import boot_clones
 from builder.shell import open_shell
 from builder.verify import ask, checks_of, copied, verify
 

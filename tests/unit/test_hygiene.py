@@ -3,8 +3,8 @@
 import pytest
 
 # ruff: noqa: S108 - paths in an image
-from builder.hygiene import POINTS, Tree, results_of
-from builder.inspection import result
+from builder.release.hygiene import POINTS, Tree, results_of
+from builder.release.inspection import result
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
 CLEAN = {

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder.leaks import (
+from builder.pipeline import load_pipeline
+from builder.release.leaks import (
     ADDRESS,
     KEY,
     MIRROR,
@@ -20,7 +21,6 @@ from builder.leaks import (
     search,
     secret_needles,
 )
-from builder.pipeline import load_pipeline
 
 MIB = 1 << 20
 LOGIN = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"

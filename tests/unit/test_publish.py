@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder.clones import Clone, clone_results, share_identity
 from builder.digest import Facts
 from builder.errors import StoreError
-from builder.publish import find_release, packages_digest, publish, release_name
+from builder.release.clones import Clone, clone_results, share_identity
+from builder.release.publish import find_release, packages_digest, publish, release_name
 from builder.scratch import owned
 
 KEY = "0123456789abcdef" * 4

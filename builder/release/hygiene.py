@@ -11,8 +11,8 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.esp import copy_esps
-from builder.inspection import UNREADABLE, result
+from builder.release.esp import copy_esps
+from builder.release.inspection import UNREADABLE, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__, digest, disks, files, network
-from builder.clones import boot_clones, clone_results, share_identity
 from builder.digest import file_signature
 from builder.engines.nspawn import NspawnEngine
 from builder.errors import CheckError, StoreError
-from builder.hygiene import hygiene_results
-from builder.inspection import inspect, package_sources
 from builder.partitions import RootFileSystem
 from builder.record import utc_now
+from builder.release.clones import boot_clones, clone_results, share_identity
+from builder.release.hygiene import hygiene_results
+from builder.release.inspection import inspect, package_sources
 from builder.scratch import staging, sweep_staging
 from builder.verify import Verdict, copied, require_passed
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from builder.clones import Clone
     from builder.digest import Facts
     from builder.pipeline import Pipeline
     from builder.project import Project
+    from builder.release.clones import Clone
     from builder.reporter import Reporter
     from builder.store import Image
     from builder.verify import CheckResult, CheckSet
@@ -235,8 +235,8 @@ def _inspect(
 
 def _leaks(project: Project, raw: Path, lineage: Sequence[Image]) -> tuple[CheckResult, ...]:
     """Search the bytes that ship for what only their build should know."""
-    from builder import leaks  # late, with the caches that it knows: for releases alone
     from builder.caches.pypi import pip_settings
+    from builder.release import leaks  # late, with the caches that it knows: for releases alone
 
     root = RootFileSystem.find(raw)
     logins = [login for image in lineage for login in image.record.logins]

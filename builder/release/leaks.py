@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from builder.engines.nspawn import NspawnEngine
 from builder.engines.qemu import GUEST_HOST
 from builder.fetch.urls import is_loopback, redacted_text, secrets_in
-from builder.inspection import result
 from builder.partitions import data
+from builder.release.inspection import result
 from builder.supplies import GUEST_PORTS
 
 if TYPE_CHECKING:
