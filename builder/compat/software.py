@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from builder.compat.finding import Level
-    from builder.compat.stack import Stack, Toolkit
+    from builder.compat.stack import Environment, Stack, Toolkit
     from builder.compat.table import CudnnRow, FrameworkRow, GpuRow, Table
 
 # --- CUDA -----------------------------------------------------------------------------------------
@@ -156,19 +156,30 @@ def gpu_cuda(stack: Stack, table: Table, _: str) -> Iterator[Finding]:
 def one_cuda(stack: Stack, table: Table, _: str) -> Iterator[Finding]:
     """One environment has one CUDA: a second one's libraries would be loaded beside the first's."""
     for environment in stack.environments:
-        held = {name: environment.wheel(name) for name in table.cuda_wheels}
-        by_minor: dict[str, str] = {}
-        for name, version in held.items():
-            if version:
-                by_minor.setdefault(versions.minor(version), name)
-        if len(by_minor) > 1:
-            parts = ", ".join(f"{name} {cuda}" for cuda, name in by_minor.items())
-            message = f"{environment.where} has {len(by_minor)} CUDAs: {parts}"
+        cudas = _cudas(environment, table)
+        if len(cudas) > 1:
+            parts = ", ".join(f"{name} {cuda}" for cuda, name in cudas.items())
+            message = f"{environment.where} has {len(cudas)} CUDAs: {parts}"
             cure = "one environment for each framework"
             yield Finding("one-cuda", "fail", message, "", "packages", cure, environment.where)
-        elif by_minor:
-            message = f"{environment.where} has one CUDA, {next(iter(by_minor))}"
+        elif cudas:
+            message = f"{environment.where} has one CUDA, {next(iter(cudas))}"
             yield Finding("one-cuda", "ok", message, "", "packages", "", environment.where)
+
+
+def _cudas(environment: Environment, table: Table) -> dict[str, str]:
+    """Return the CUDAs of an environment, each with a wheel that is of it.
+
+    A wheel that shares no more than a major version tells of one where no other wheel does.
+    """
+    found: dict[str, str] = {}
+    for name, version in environment.wheels(table.cuda_wheels):
+        found.setdefault(versions.minor(version), name)
+    for name, version in environment.wheels(table.cuda_major_wheels):
+        major = versions.major(version)
+        if major not in map(versions.major, found):
+            found[major] = name
+    return found
 
 
 def framework(stack: Stack, table: Table, _: str) -> Iterator[Finding]:

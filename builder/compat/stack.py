@@ -38,12 +38,15 @@ class Environment:
     packages: Mapping[str, str]
     python: str | None = None
 
+    def wheels(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Yield which of NVIDIA's wheels are there, whatever major version their names bear."""
+        for name, version in self.packages.items():
+            if _CUDA_SUFFIX.sub("", name) in names:
+                yield name, version
+
     def wheel(self, name: str) -> str | None:
-        """Return the version of NVIDIA's wheel ``name``, whatever major version its name bears."""
-        found = (
-            version for each, version in self.packages.items() if _CUDA_SUFFIX.sub("", each) == name
-        )
-        return next(found, None)
+        """Return the version of the first of NVIDIA's wheels ``name``."""
+        return next((version for _, version in self.wheels([name])), None)
 
 
 @dataclass(frozen=True, slots=True)

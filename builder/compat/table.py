@@ -153,6 +153,7 @@ class Table(Part):
     gpus: dict[str, GpuRow] = {}
     cudnn: list[CudnnRow] = []
     cuda_wheels: list[str] = []
+    cuda_major_wheels: list[str] = []
     frameworks: dict[str, dict[Number, FrameworkRow]] = {}
     kernel_builds: list[KernelRow] = []
 

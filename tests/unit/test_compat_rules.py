@@ -57,6 +57,15 @@ TORCH_26 = {
     "nvidia_cublas_cu12": "12.4.5.8",
     "nvidia_cudnn_cu12": "9.1.0.70",
 }
+# What they require, resolved: cuBLAS 13.1 is of CUDA 13.0 Update 2, and nvJitLink is the newest.
+TORCH_211 = {
+    "torch": "2.11.0",
+    "nvidia_cuda_runtime": "13.0.96",
+    "nvidia_cuda_nvrtc": "13.0.88",
+    "nvidia_cublas": "13.1.0.3",
+    "nvidia_nvjitlink": "13.0.88",
+}
+TORCH_213 = TORCH_211 | {"torch": "2.13.0", "nvidia_nvjitlink": "13.5.37"}
 # Rule, stack, level, what the message says.
 CASES = {
     "a branch that ended": ("driver-end", of_driver("550.163.01"), "warn", "550 ended"),
@@ -280,9 +289,39 @@ CASES = {
     ),
     "two CUDAs in one environment": (
         "one-cuda",
-        stack(environments=environment(**TORCH_26, nvidia_nvjitlink_cu12="12.5.82")),
+        stack(environments=environment(**TORCH_26, nvidia_cuda_nvrtc_cu12="12.5.82")),
         "fail",
-        "has 2 CUDAs",
+        "has 2 CUDAs: nvidia-cuda-runtime-cu12 12.4, nvidia-cuda-nvrtc-cu12 12.5",
+    ),
+    "the runtime of two CUDAs in one environment": (
+        "one-cuda",
+        stack(environments=environment(**TORCH_26, nvidia_cuda_runtime="13.0.96")),
+        "fail",
+        "has 2 CUDAs: nvidia-cuda-runtime-cu12 12.4, nvidia-cuda-runtime 13.0",
+    ),
+    "cuBLAS of another major version": (
+        "one-cuda",
+        stack(environments=environment(**TORCH_211 | {"nvidia_cublas": "12.9.1.4"})),
+        "fail",
+        "has 2 CUDAs: nvidia-cuda-runtime 13.0, nvidia-cublas 12",
+    ),
+    "cuBLAS of CUDA 13.0 Update 2": (
+        "one-cuda",
+        stack(environments=environment(**TORCH_211)),
+        "ok",
+        "has one CUDA, 13.0",
+    ),
+    "an nvJitLink that is newer": (
+        "one-cuda",
+        stack(environments=environment(**TORCH_213)),
+        "ok",
+        "has one CUDA, 13.0",
+    ),
+    "cuBLAS alone": (
+        "one-cuda",
+        stack(environments=environment(nvidia_cublas="13.1.0.3")),
+        "ok",
+        "has one CUDA, 13",
     ),
     "one CUDA": ("one-cuda", stack(environments=environment(**TORCH_26)), "ok", "12.4"),
     "a release that nobody knows": (

@@ -134,11 +134,29 @@ EVERY = "test_every_model_is_in_the_manifest"
 VERSIONS = "test_frameworks_are_of_the_locked_versions"
 READ_ONLY = "test_models_are_read_only"
 COMPUTES = [VERSIONS, "test_model_computes_what_it_should", "test_linear_algebra_is_right"]
+
+
+def cudas(**versions):
+    """Another CUDA among the installed packages."""
+    return of(TORCH, installed={name.replace("_", "-"): v for name, v in versions.items()})
+
+
 # Case: (what is different,).
 SOUND = {
     "as built": ({},),
     "on Python 3.11": (of_python_311(setuptools="66.1.1"),),
     "folders of its own": (elsewhere(),),
+    # What torch 2.13 requires, by the names of torch 2.6.
+    "cuBLAS of CUDA 13.0 Update 2, and a newer nvJitLink": (
+        cudas(
+            nvidia_cublas_cu12="13.1.0.3",
+            nvidia_cuda_cupti_cu12="13.0.85",
+            nvidia_cuda_nvrtc_cu12="13.0.88",
+            nvidia_cuda_runtime_cu12="13.0.96",
+            nvidia_nvjitlink_cu12="13.5.37",
+            nvidia_nvtx_cu12="13.0.85",
+        ),
+    ),
     "another model too": (told(files=(None, "tiny/other.onnx"), listed=(None, "tiny/other.onnx")),),
     "without the role model_cache": (
         {
@@ -218,11 +236,6 @@ def in_one(name):
     }
 
 
-def cudas(**versions):
-    """Another CUDA among the installed packages."""
-    return of(TORCH, installed={name.replace("_", "-"): v for name, v in versions.items()})
-
-
 # Case: (what is different, checks that fail: those and no other).
 BROKEN = {
     **in_one(DEFAULT),
@@ -236,11 +249,9 @@ BROKEN = {
         of_python_311(setuptools="66.1.1", wheel="0.45.1"),
         f"{MORE}[{DEFAULT}]",
     ),
-    "cuBLAS of CUDA 12.9, as cuDNN alone would bring it": (
-        cudas(nvidia_cublas_cu12="12.9.1.4"),
-        f"{CUDA}[{TORCH}]",
-    ),
-    "a part of CUDA 12.5": (cudas(nvidia_nvjitlink_cu12="12.5.82"), f"{CUDA}[{TORCH}]"),
+    "cuBLAS of CUDA 13": (cudas(nvidia_cublas_cu12="13.1.0.3"), f"{CUDA}[{TORCH}]"),
+    "nvJitLink of CUDA 13": (cudas(nvidia_nvjitlink_cu12="13.5.37"), f"{CUDA}[{TORCH}]"),
+    "a part of CUDA 12.5": (cudas(nvidia_cuda_nvrtc_cu12="12.5.82"), f"{CUDA}[{TORCH}]"),
     "the runtime of CUDA 13 beside that of 12": (
         of(TORCH, installed={"nvidia-cuda-runtime": "13.0.96"}),
         f"{CUDA}[{TORCH}]",

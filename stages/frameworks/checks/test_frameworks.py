@@ -15,9 +15,9 @@ HERE = Path(__file__).parent
 TINY = [[7.75, 0.0, 0.0], [0.5, 0.0, 1.0], [3.875, 0.0, 0.0]]
 # Packages whose versions begin with the CUDA that they belong to; others count by themselves. Up to
 # CUDA 12 their names end in the major version, and of CUDA 13 most do not.
-OF_CUDA = re.compile(
-    r"nvidia-(cublas|cuda-cupti|cuda-nvrtc|cuda-runtime|nvjitlink|nvtx)(-cu[0-9]+)?"
-)
+OF_CUDA = re.compile(r"nvidia-(cuda-cupti|cuda-nvrtc|cuda-runtime|nvtx)(-cu[0-9]+)?")
+# Those that share its major version alone: cuBLAS 13.1 is of CUDA 13.0, as nvJitLink 13.5 may be.
+OF_ITS_MAJOR = re.compile(r"nvidia-(cublas|nvjitlink)(-cu[0-9]+)?")
 
 # The first Python whose venv brings no setuptools.
 SETUPTOOLS_LEFT = [3, 12]
@@ -49,7 +49,7 @@ def locked_in(use):
 
 def has_cuda(use):
     """Whether an environment brings a CUDA of its own."""
-    return any(OF_CUDA.fullmatch(name) for name in locked_in(use))
+    return any(OF_CUDA.fullmatch(name) or OF_ITS_MAJOR.fullmatch(name) for name in locked_in(use))
 
 
 def has_onnxruntime(use):
@@ -155,11 +155,12 @@ def test_wheels_work_with_the_c_library(environment, machine):
 
 @pytest.mark.each_use("python_frameworks", where=has_cuda)
 def test_environment_has_one_cuda(environment):
-    found = environment["installed"].items()
-    minors = {
-        name: tuple(version.split(".")[:2]) for name, version in found if OF_CUDA.fullmatch(name)
-    }
-    assert len(set(minors.values())) == 1, minors
+    numbers = {name: version.split(".") for name, version in environment["installed"].items()}
+    minors = {name: tuple(of[:2]) for name, of in numbers.items() if OF_CUDA.fullmatch(name)}
+    assert len(set(minors.values())) <= 1, minors
+    loose = {name: (of[0],) for name, of in numbers.items() if OF_ITS_MAJOR.fullmatch(name)}
+    majors = {name: of[0] for name, of in (minors | loose).items()}
+    assert len(set(majors.values())) == 1, majors
 
 
 @cached
