@@ -41,7 +41,7 @@ _outcomes: dict[str, dict[str, Any]] = {}
 
 @pytest.fixture(scope="session")
 def context() -> Mapping[str, Any]:
-    """What is being checked: variant, stage, engine, variables, the uses of roles, and the GPUs."""
+    """What is being checked: variant, stage, engine, variables, uses of roles, GPUs, the driver."""
     return _told()
 
 
@@ -69,6 +69,19 @@ def gpus(context: Mapping[str, Any]) -> Mapping[str, int]:
         names = ", ".join(unknown)
         pytest.fail(f"stages/compatibility.yml has no row for {names}", pytrace=False)
     return {name: int(str(capability).replace(".", "")) for name, capability in known.items()}
+
+
+@pytest.fixture(scope="session")
+def driver_cuda(context: Mapping[str, Any]) -> int:
+    """The newest CUDA that the driver's library speaks, as libraries write it: 12040 for 12.4."""
+    known: Mapping[str, str | None] = context["driver_cuda"]
+    for branch, cuda in known.items():
+        if cuda is None:
+            message = f"stages/compatibility.yml says no cuda of driver branch {branch}"
+            pytest.fail(message, pytrace=False)
+        major, minor = map(int, cuda.split("."))
+        return 1000 * major + 10 * minor
+    pytest.fail("stages/compatibility.yml is missing, or names no driver", pytrace=False)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import digest, disks, files, process, ssh
 from builder.compat import PATH as COMPATIBILITY
+from builder.compat import versions
 from builder.engines import Machine
 from builder.engines.keys import make_keys
 from builder.errors import CheckError
@@ -120,7 +121,8 @@ def checks_of(
     """Return the checks of the last stage of ``lineage``.
 
     With the files that variables name, such as a lock file: checks read what an image shall have.
-    And with the table of versions that go together, which knows the GPUs that an image is for.
+    And with the table of versions that go together, which knows the GPUs that an image is for, and
+    its driver.
     ``uses`` are the variables of each use of a role, ``variables`` all of them as one.
     Raises :class:`builder.errors.ProjectError` for links that lead out of their folder.
     """
@@ -148,19 +150,27 @@ def _named_files(lineage: Sequence[Stage], cache: digest.StatCache) -> dict[str,
     return {path.as_posix(): cache.entry(path.as_posix()) for path in paths}
 
 
-def gpus_of(checks: CheckSet) -> dict[str, str | None]:
-    """Return the GPUs that an image is for with their compute capabilities, as the table has them.
+def known_of(checks: CheckSet) -> dict[str, dict[str, str | None]]:
+    """Return what the table knows of an image.
 
-    None for one that is not in the table. Where there is no table, no GPU is known.
+    ``gpus``: those that it is for, with their compute capabilities. ``driver_cuda``: the branch of
+    its driver, with the CUDA that the driver's library speaks. None for what the table does not
+    say. Where there is no table, nothing is known.
     """
     from builder.compat.table import read_table  # late: brings pydantic
 
     table = read_table(Tree(checks.root))
     if table is None:
-        return {}
+        return {"gpus": {}, "driver_cuda": {}}
     names = checks.variables.get(table.variables.get("gpus", ""), ())
-    found = {name: table.gpu(name) for name in names}
-    return {name: row[1].capability if row else None for name, row in found.items()}
+    gpus = {name: table.gpu(name) for name in names}
+    driver = checks.variables.get(table.variables.get("driver", ""))
+    branches = [versions.major(str(driver))] if driver else []
+    drivers = {branch: table.drivers.get(branch) for branch in branches}
+    return {
+        "gpus": {name: row[1].capability if row else None for name, row in gpus.items()},
+        "driver_cuda": {branch: row.cuda if row else None for branch, row in drivers.items()},
+    }
 
 
 @contextlib.contextmanager
@@ -256,7 +266,7 @@ def ask(
         "engine": engine,
         "variables": checks.variables,
         "uses": checks.uses,
-        "gpus": gpus_of(checks),
+        **known_of(checks),
     }
     files.write_json(work / "context.json", context, durable=False)
     argv = [*_pytest(endpoint, checks, work, junit), "-m", marks]

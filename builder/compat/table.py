@@ -36,6 +36,7 @@ Branch = Annotated[str, form(r"\d+", "is no branch", 'in quotes: "550"')]
 Month = Annotated[
     str, form(r"ended|20\d\d-(0[1-9]|1[0-2])", "is no month", 'write "2028-06", or ended')
 ]
+Minor = Annotated[str, form(r"\d+\.\d+", "is no minor version", 'in quotes: "12.4"')]
 Range = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
@@ -59,15 +60,26 @@ class FloorRow(Row):
 
 
 class DriverRow(Row):
-    """A branch of drivers, and the month in which it ends."""
+    """A branch of drivers, and the month in which it ends.
+
+    ``cuda`` is the newest that its library speaks; who says so is ``cuda_source``.
+    """
 
     kind: Literal["lts", "production", "feature"]
     ends: Month
     modules: list[Flavour]
+    cuda: Minor | None = None
+    cuda_source: str | None = None
 
     def over(self, month: str) -> bool:
         """Whether the branch gets no fixes any more in a month, written as ``2026-11``."""
         return self.ends == ENDED or self.ends < month
+
+    @model_validator(mode="after")
+    def _on_whose_word(self) -> DriverRow:
+        if (self.cuda is None) != (self.cuda_source is None):
+            raise WrongValueError("gives one of cuda and cuda_source", "give both, or neither")
+        return self
 
 
 class ArchitectureRow(Row):
@@ -159,10 +171,10 @@ class Table(Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Table:
-        for row in self._rows():
-            if row.source not in self.sources:
-                hint = suggestion(row.source, self.sources)
-                raise WrongValueError(f'there is no source "{row.source}"', hint)
+        for source in self._sources():
+            if source not in self.sources:
+                hint = suggestion(source, self.sources)
+                raise WrongValueError(f'there is no source "{source}"', hint)
         for name, gpu in self.gpus.items():
             if gpu.architecture not in self.architectures:
                 hint = suggestion(gpu.architecture, self.architectures)
@@ -170,6 +182,10 @@ class Table(Part):
         for pattern in (each for patterns in self.packages.values() for each in patterns):
             _require_pattern(pattern)
         return self
+
+    def _sources(self) -> Iterator[str]:
+        yield from (row.source for row in self._rows())
+        yield from (row.cuda_source for row in self.drivers.values() if row.cuda_source)
 
     def _rows(self) -> Iterator[Row]:
         for rows in (self.cuda_majors, self.cuda, self.drivers, self.architectures, self.gpus):

@@ -107,7 +107,7 @@ def test_a_file_without_a_check_says_nothing(said):
 def test_what_a_check_is_told(said):
     variables = {"version": 1}
     told = {"variant": "one", "stage": "base", "engine": "qemu", "variables": variables, "uses": {}}
-    told["gpus"] = {}
+    told |= {"gpus": {}, "driver_cuda": {}}
     text = f"def test_it(context, expected): assert (context, expected) == ({told}, {variables})"
     assert said(text)["base/test_it.py::test_it"] == ("passed", "")
 
@@ -287,6 +287,33 @@ def test_checks_know_the_gpus_that_an_image_is_for(said, tmp_path):
     assert said(GPUS, variables={"site_gpus": ["B200", "l4"]}).popitem()[1] == ("passed", "")
     outcome, message = said(GPUS, variables={"site_gpus": ["B200", "X1"]}).popitem()[1]
     assert (outcome, "has no row for X1" in message) == ("failed", True)
+
+
+CUDA = """
+def test_cuda(driver_cuda): assert driver_cuda == 13050
+"""
+DRIVERS = """
+variables: {driver: site_driver}
+drivers:
+  "580": {kind: lts, ends: ended, modules: [open], source: here}
+  "620": {kind: lts, ends: ended, modules: [open], source: here, cuda: "13.5", cuda_source: here}
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "outcome", "says"),
+    [
+        ("620.70.06-1", "passed", ""),
+        ("580.95.05-1", "failed", "stages/compatibility.yml says no cuda of driver branch 580"),
+        ("999.1", "failed", "stages/compatibility.yml says no cuda of driver branch 999"),
+        (None, "failed", "stages/compatibility.yml is missing, or names no driver"),
+    ],
+)
+def test_checks_know_the_cuda_of_the_driver(said, tmp_path, version, outcome, says):
+    table = tmp_path / "project/stages/compatibility.yml"
+    table.write_text(TABLE.replace("\nvariables: {gpus: site_gpus}\n", DRIVERS))
+    found = said(CUDA, variables={"site_driver": version} if version else {}).popitem()[1]
+    assert (found[0], says in found[1]) == (outcome, True)
 
 
 IF_USED = """

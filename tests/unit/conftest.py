@@ -56,7 +56,8 @@ def judge(tmp_path_factory):
 
     ``CHECKS`` is a file of checks. ``answer()`` is what they are told about a sound image: the
     variables under ``expected``, those of each use of a role under ``uses``, the GPUs with their
-    compute capabilities under ``gpus``, and the answer of each program under its file's name.
+    compute capabilities under ``gpus``, the driver's branch with its CUDA under ``driver_cuda``,
+    and the answer of each program under its file's name.
     ``SOUND`` and ``BROKEN`` list what is different in a case: see :func:`changed`.
     """
     known: dict[str, Judged] = {}

@@ -123,6 +123,7 @@ def answer():
         "expected": expected,
         "uses": uses,
         "gpus": {"L4": "8.9", "A100": "8.0", "H100": "9.0", "H200": "9.0"},
+        "driver_cuda": {"550": "12.4"},
         "machine.py": machine,
         "cuda.py": cuda,
     }
@@ -179,13 +180,21 @@ def debian_12():
         **{"libnvidia-ml": [f"libnvidia-ml.so.{driver}"]},
     )
     said = cuda(driver={"version": 12020}, runtime={"status": 100, "version": 0, "file": 11080})
-    return {"expected": expected, "uses": uses, **machine, **said}
+    known = {"driver_cuda": (..., {"535": "12.2"})}
+    return {"expected": expected, "uses": uses, **known, **machine, **said}
 
 
 def of_debian_12(**said):
     """What CUDA's libraries say there."""
     other = debian_12()
     return {**other, "cuda.py": other["cuda.py"] | said}
+
+
+UBUNTU_LIBRARIES = {
+    "cuda-cudart-12-8": "12.8.90-1",
+    "cuda-nvrtc-12-8": "12.8.93-1",
+    "libcublas-12-8": "12.8.4.1-1",
+}
 
 
 def ubuntu(series="580", version="580.105.08-0ubuntu1", flavour="open", **machine):
@@ -195,9 +204,7 @@ def ubuntu(series="580", version="580.105.08-0ubuntu1", flavour="open", **machin
     ending = f"{series}-open" if flavour == "open" else series
     packages = [f"{name}-{series}" for name in ("libnvidia-compute", "nvidia-utils")]
     parts = [*packages, f"nvidia-dkms-{ending}", f"nvidia-kernel-source-{ending}"]
-    libraries = {"cuda-cudart-12-8": "12.8.90-1", "cuda-nvrtc-12-8": "12.8.93-1"}
-    libraries |= {"libcublas-12-8": "12.8.4.1-1"}
-    pinned = {**dict.fromkeys(parts, version), **libraries}
+    pinned = {**dict.fromkeys(parts, version), **UBUNTU_LIBRARIES}
     built = {
         f"nvidia{part}": {
             "filename": f"/lib/modules/{kernel}/updates/dkms/nvidia{part}.ko.zst",
@@ -228,6 +235,7 @@ def ubuntu(series="580", version="580.105.08-0ubuntu1", flavour="open", **machin
         compiled={"120": {"status": 0, "elf": True, "named": True}},
     )
     return {
+        "driver_cuda": (..., {"580": "13.0"} if series == "580" else {"550": "12.4"}),
         "expected": {
             "nvidia_driver_version": version,
             "nvidia_driver_series": series,

@@ -45,7 +45,7 @@ def host(case):
 @pytest.fixture(scope="session")
 def context(case):
     told = {"variables": case["expected"]}
-    return told | {name: case.get(name, {}) for name in ("uses", "gpus")}
+    return told | {name: case.get(name, {}) for name in ("uses", "gpus", "driver_cuda")}
 
 
 def pytest_runtest_setup(item):

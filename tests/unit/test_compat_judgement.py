@@ -155,6 +155,24 @@ def test_mistakes_of_the_table_are_told_all_at_once(folder):
     assert len(caught.value.problems) >= 3, "one branch, two generations"
 
 
+SPEAKS = ', cuda: "13.2", cuda_source: cuda-notes}'
+
+
+@pytest.mark.parametrize(
+    ("instead", "says"),
+    [
+        (', cuda: "13.2"}', "gives one of cuda and cuda_source"),
+        (", cuda_source: cuda-notes}", "gives one of cuda and cuda_source"),
+        (', cuda: "13.2", cuda_source: cuda-nots}', r'no source "cuda-nots".*cuda-notes'),
+        (', cuda: "13", cuda_source: cuda-notes}', "is no minor version"),
+    ],
+)
+def test_a_branch_says_on_whose_word_it_speaks_a_cuda(folder, instead, says):
+    edit(folder, SPEAKS, instead, TABLE)
+    with pytest.raises(ProjectError, match=says):
+        judge(folder).require(["base"])
+
+
 STACKED = {
     "cuda_runtime": ("{cuda_runtime_version: {type: str}}", {"cuda_runtime_version": "12.4.127-1"}),
     "cudnn": (

@@ -218,6 +218,8 @@ BROKEN = {
         told(services={"nvidia-dcgm.service": {**SLEEPING, "state": "failed"}}), SERVICES,
     ),
     "persistenced sleeps beside a GPU": (told(gpu=True) | cuda(init=0), PERSISTENCED),
+    "a branch of which no CUDA is known": ({"driver_cuda": (..., {"620": None})}, SPEAKS),
+    "no table knows the driver": ({"driver_cuda": (..., {})}, SPEAKS),
     "driver library of another CUDA": (cuda(driver={"version": 12020}), RUNTIME, SPEAKS),
     "driver library of a newer CUDA": (cuda(driver={"version": 12080}), SPEAKS),
     "driver library has an error": (cuda(driver={"status": 3, "version": 0}), RUNTIME, SPEAKS),
