@@ -398,8 +398,8 @@ class OverridePart(Part):
 
 Rule = Literal[
     "driver-end", "driver-missing", "driver-module", "one-module", "kernel-module",
-    "fabric-version", "gpu-known", "gpu-driver", "gpu-module", "gpu-cuda", "cuda-driver", "cudnn",
-    "one-cuda", "framework-known", "framework-python", "framework-needs",
+    "fabric-version", "fabric-platform", "gpu-known", "gpu-driver", "gpu-module", "gpu-cuda",
+    "cuda-driver", "cudnn", "one-cuda", "framework-known", "framework-python", "framework-needs",
 ]  # fmt: skip
 """The rules of :mod:`builder.compat.rules`."""
 

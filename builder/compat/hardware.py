@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from builder.compat.finding import Level
     from builder.compat.stack import Stack
-    from builder.compat.table import GpuRow, Table
+    from builder.compat.table import FabricRow, GpuRow, Table
 
 # --- the driver -----------------------------------------------------------------------------------
 
@@ -116,6 +116,31 @@ def fabric(stack: Stack, _: Table, __: str) -> Iterator[Finding]:
         level: Level = "ok" if right else "fail"
         cure = "" if right else "both must be of one version"
         yield Finding("fabric-version", level, message, "", "fabric", cure)
+
+
+def fabric_platform(stack: Stack, table: Table, _: str) -> Iterator[Finding]:
+    """GPUs behind switches need the fabric manager, or IMEX, for switches of their kind."""
+    variable = table.variables.get("fabric_platform", "")
+    wanting = known_gpus(stack, table) if variable and stack.fabric_platform is not None else ()
+    by_fabric: dict[str, list[str]] = {}
+    for name, gpu in wanting:
+        by_fabric.setdefault(gpu.fabric or "", []).append(name)
+    for fabric, row in table.fabrics.items():
+        if names := ", ".join(by_fabric.get(fabric, ())):
+            level, message = _served(names, row, stack.fabric_platform or "", variable)
+            cure = f"{variable}: {row.platforms[0]}" if level == "fail" else ""
+            yield Finding("fabric-platform", level, message, row.source, "fabric_platform", cure)
+
+
+def _served(names: str, row: FabricRow, platform: str, variable: str) -> tuple[Level, str]:
+    """Judge GPUs of one kind by the platform; boards without switches need none."""
+    wanted = " or ".join(row.platforms)
+    if platform in row.platforms:
+        return "ok", f"{variable} {platform} serves {names}"
+    if platform:
+        return "fail", f"{names}: {variable} must be {wanted}, and is {platform}"
+    boards = f"{names}: boards with NVLink switches want {variable} {wanted}"
+    return "note", f"{boards}, and nothing here says one"
 
 
 # --- GPUs -----------------------------------------------------------------------------------------

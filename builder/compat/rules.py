@@ -20,6 +20,7 @@ RULES: tuple[Callable[[Stack, Table, str], Iterator[Finding]], ...] = (
     hardware.one_module,
     hardware.kernel_module,
     hardware.fabric,
+    hardware.fabric_platform,
     hardware.gpu_known,
     hardware.gpu_driver,
     hardware.gpu_module,

@@ -63,8 +63,9 @@ class Stack:
     """What stands on one another. What nothing is said about is None, or empty.
 
     ``fabric`` are versions by what they are of; ``cudnn``, the image's own, by the major version of
-    CUDA that its packages are for. Of an image alone: ``modules`` are packages by the flavour that
-    they bring, ``missing`` is what is wanted of a driver and no package brings.
+    CUDA that its packages are for. ``fabric_platform`` is empty where a pipeline has no role that
+    takes one. Of an image alone: ``modules`` are packages by the flavour that they bring,
+    ``missing`` is what is wanted of a driver and no package brings.
     """
 
     driver: str | None = None
@@ -77,6 +78,7 @@ class Stack:
     cudnn: Mapping[str, str] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    fabric_platform: str | None = None
 
     def frameworks(self, table: Table) -> Iterator[tuple[Environment, str, str]]:
         """Yield each framework that the table knows of, with where it is and its version."""
@@ -134,6 +136,7 @@ def planned(pipeline: Pipeline, stages: Collection[str], table: Table) -> Stack:
         environments=tuple(_locked(pipeline, stages)),
         fabric=_one(table.variables.get("fabric", ""), facts.get("fabric")),
         cudnn=_one(_text(facts.get("cudnn_cuda")) or "", facts.get("cudnn")),
+        fabric_platform=_text(facts["fabric_platform"]) if facts.get("fabric_platform") else "",
     )
 
 

@@ -26,7 +26,10 @@ ENDED = "ended"
 """The end of a branch whose month was not found."""
 
 Flavour = Literal["proprietary", "open"]
-Fact = Literal["driver", "flavour", "kernel", "cuda", "gpus", "cudnn", "cudnn_cuda", "fabric"]
+Fact = Literal[
+    "driver", "flavour", "kernel", "cuda", "gpus", "cudnn", "cudnn_cuda", "fabric",
+    "fabric_platform",
+]  # fmt: skip
 Kind = Literal["driver", "proprietary", "open", "cuda", "cudnn", "kernel", "fabric"]
 
 Number = Annotated[
@@ -91,14 +94,21 @@ class ArchitectureRow(Row):
     modules: list[Flavour]
 
 
+class FabricRow(Row):
+    """What connects GPUs, by the platforms of the fabric manager that serve it, the best first."""
+
+    platforms: Annotated[list[str], Field(min_length=1)]
+
+
 class GpuRow(Row):
-    """A GPU: its PCI device ids, generation and compute capability."""
+    """A GPU: its PCI device ids, generation and compute capability, and what connects several."""
 
     pci: list[str]
     architecture: str
     capability: Number
     driver: Branch
     open: Branch | None = None
+    fabric: str | None = None
 
 
 class CudnnRow(Row):
@@ -162,6 +172,7 @@ class Table(Part):
     cuda: dict[Number, FloorRow] = {}
     drivers: dict[Branch, DriverRow] = {}
     architectures: dict[str, ArchitectureRow] = {}
+    fabrics: dict[str, FabricRow] = {}
     gpus: dict[str, GpuRow] = {}
     cudnn: list[CudnnRow] = []
     cuda_wheels: list[str] = []
@@ -179,6 +190,9 @@ class Table(Part):
             if gpu.architecture not in self.architectures:
                 hint = suggestion(gpu.architecture, self.architectures)
                 raise WrongValueError(f'{name}: no architecture "{gpu.architecture}"', hint)
+            if gpu.fabric and gpu.fabric not in self.fabrics:
+                hint = suggestion(gpu.fabric, self.fabrics)
+                raise WrongValueError(f'{name}: no fabric "{gpu.fabric}"', hint)
         for pattern in (each for patterns in self.packages.values() for each in patterns):
             _require_pattern(pattern)
         return self
@@ -188,8 +202,9 @@ class Table(Part):
         yield from (row.cuda_source for row in self.drivers.values() if row.cuda_source)
 
     def _rows(self) -> Iterator[Row]:
-        for rows in (self.cuda_majors, self.cuda, self.drivers, self.architectures, self.gpus):
+        for rows in (self.cuda_majors, self.cuda, self.drivers, self.architectures):
             yield from rows.values()
+        yield from (*self.fabrics.values(), *self.gpus.values())
         for releases in self.frameworks.values():
             yield from releases.values()
         yield from self.cudnn

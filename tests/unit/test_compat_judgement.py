@@ -95,7 +95,7 @@ def edit(root, old, new, file="stages/base/stage.yml"):
 
 def test_what_goes_together_is_let_pass(folder):
     found = judge(folder).require(["base", "final"])
-    assert {each.level for each in found} == {"ok", "warn"}
+    assert {each.level for each in found} == {"ok", "note", "warn"}
 
 
 def test_a_project_without_a_table_is_not_judged(folder):
@@ -180,8 +180,8 @@ STACKED = {
         {"cudnn_version": "9.1.0.70-1", "cudnn_cuda_major": 12},
     ),
     "fabric_manager": (
-        "{fabric_manager_version: {type: str}}",
-        {"fabric_manager_version": "550.163.01-1"},
+        "{fabric_manager_version: {type: str}, fabric_manager_platform: {type: str}}",
+        {"fabric_manager_version": "550.163.01-1", "fabric_manager_platform": "nvswitch"},
     ),
 }
 
@@ -197,7 +197,7 @@ def stacked(folder, project):
     said = [f"  {key}: {value}" for _, given in STACKED.values() for key, value in given.items()]
     files["stages/base/stage.yml"] = "\n".join(
         [f"roles: [nvidia_driver, {', '.join(STACKED)}]", "variables:", *said,
-         "  nvidia_driver_version: 550.163.01-2", ""]
+         "  nvidia_driver_version: 550.163.01-2", "  nvidia_driver_gpus: [H100]", ""]
     )  # fmt: skip
     return project(files)
 
@@ -214,6 +214,7 @@ def test_the_images_own_cudnn_and_the_fabric_manager_are_judged(stacked):
         ("cudnn_cuda_major", "12", "13", "is of packages for CUDA 13"),
         ("cudnn_version", "9.1.0.70-1", "9.0.0.312-1", "9.0.0.312 is not made for CUDA 12.4"),
         ("fabric_manager_version", "550.163.01-1", "550.54.15-1", "550.54.15, the driver 550.163"),
+        ("fabric_manager_platform", "nvswitch", "imex", "must be nvswitch or nvlink5, and is imex"),
     ],
 )
 def test_what_stands_on_the_driver_is_refused_where_it_is_said(
@@ -223,6 +224,19 @@ def test_what_stands_on_the_driver_is_refused_where_it_is_said(
     (problem,) = refused(stacked, ["base"]).problems
     assert says in problem.message
     assert problem.key == f"variables.{variable}"
+
+
+def test_a_platform_that_nothing_says_is_a_note(folder):
+    """The role may be left out on purpose: not every board of that name has switches."""
+    (found,) = [each for each in judge(folder).require(["base"]) if each.rule == "fabric-platform"]
+    assert (found.level, found.source) == ("note", "fabric-manager")
+    assert found.message.startswith("H100: boards with NVLink switches want")
+
+
+def test_a_gpu_names_a_fabric_of_the_table(folder):
+    edit(folder, "fabric: imex", "fabric: imx", TABLE)
+    with pytest.raises(ProjectError, match=r'GB200: no fabric "imx".*imex'):
+        judge(folder).require(["base"])
 
 
 # --- what is remembered ---------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import pytest
 
 from builder.compat import rules
 from builder.compat.finding import accepting, worst
-from builder.compat.flavour import choose
 from builder.compat.stack import Environment, Stack
 from builder.compat.table import read_table
 from builder.memo import Tree
@@ -144,6 +143,42 @@ CASES = {
         Stack(fabric={"nvidia-fabricmanager": "550.163.01-1"}),
         "note",
         "nothing says which driver",
+    ),
+    "B200 without the subnet manager": (
+        "fabric-platform",
+        of_driver("580.95", gpus=("B200",), fabric_platform="nvswitch"),
+        "fail",
+        "fabric_manager_platform must be nvlink5, and is nvswitch",
+    ),
+    "GB200 and a fabric manager": (
+        "fabric-platform",
+        of_driver("580.95", gpus=("GB200",), fabric_platform="nvlink5"),
+        "fail",
+        "fabric_manager_platform must be imex, and is nvlink5",
+    ),
+    "H100 and IMEX": (
+        "fabric-platform",
+        stack(fabric_platform="imex"),
+        "fail",
+        "A100, H100, H200: fabric_manager_platform must be nvswitch or nvlink5, and is imex",
+    ),
+    "H100 and the fabric manager": (
+        "fabric-platform",
+        stack(fabric_platform="nvswitch"),
+        "ok",
+        "nvswitch serves A100, H100, H200",
+    ),
+    "B200 with the subnet manager, and H100": (
+        "fabric-platform",
+        of_driver("580.95", gpus=("B200", "H100"), fabric_platform="nvlink5"),
+        "ok",
+        "nvlink5 serves B200",
+    ),
+    "B300 without a platform": (
+        "fabric-platform",
+        of_driver("580.95", gpus=("B300",), fabric_platform=""),
+        "note",
+        "B300: boards with NVLink switches want fabric_manager_platform nvlink5",
     ),
     "a GPU that does not exist": ("gpu-known", stack(gpus=("H300",)), "fail", "H300"),
     "a GPU that is too new": ("gpu-driver", stack(gpus=("B200",)), "fail", "570 or later"),
@@ -409,29 +444,3 @@ def test_what_a_variant_accepts_is_a_note(table):
     accepted = accepting(found, ["kernel-module", "driver-end"])
     assert worst(accepted) == "note"
     assert worst(accepting(found, ["driver-end"])) == "fail"
-
-
-# --- auto -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wanted", "flavour"),
-    [
-        (of_driver("550.163.01", gpus=("H100",)), "proprietary"),
-        (of_driver("580.95.05", gpus=("H100",)), "open"),
-        (of_driver("580.95.05", gpus=("V100",)), "proprietary"),
-        (of_driver("570.124.06", gpus=("B200",)), "open"),
-        (of_driver("580.95.05"), "open"),
-        (of_driver("550.163.01", kernel=KERNEL), "proprietary"),
-        (Stack(), "proprietary"),
-    ],
-)
-def test_auto_means(wanted, flavour, table):
-    assert choose(wanted, table) == flavour
-
-
-def test_auto_has_to_choose_although_nothing_goes(table):
-    """The judgement says why: Volta wants one module, Blackwell the other."""
-    both = of_driver("580.95.05", gpus=("V100", "B200"))
-    flavour = choose(both, table)
-    assert worst(rules.judge(replace(both, flavour=flavour), table, MONTH)) == "fail"
