@@ -15,7 +15,7 @@ from builder import process
 from builder.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 # Type 83, and the discoverable types of an x86-64 root.
@@ -23,6 +23,13 @@ _ROOT_TYPES = ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "0FC63DAF-8483-4772-8E79-
 # Where ext2 and its successors have their magic number, from the file system's start.
 _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
 _CHUNK = 4 << 20
+# What debugfs lists of a file: /inode/mode/uid/gid/name/size/, where a mode begins with the kind.
+# The first one of a folder is the folder itself.
+_ROW = re.compile(
+    r"^/(?P<inode>[1-9]\d*)/(?P<kind>\d\d)\d{4}/\d+/\d+/(?P<name>[^/\n]+)/(?P<size>\d*)/$",
+    re.MULTILINE,
+)
+_FILE, _FOLDER = "10", "04"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,41 @@ class RootFileSystem:
             place.parent.mkdir(parents=True, exist_ok=True)
             commands.append(f'rdump "{folder}" "{place.parent}"')
         # It complains of folders that are not there, and of owners that only root may give.
-        process.run(["debugfs", self.name], stdin="\n".join(commands) + "\n")
+        self._tell(commands)
+
+    def copy_small(self, folders: Iterable[str], target: Path, *, below: int) -> None:
+        """Copy the files below folders that are smaller than ``below`` bytes, and no links.
+
+        What has gigabytes of libraries is copied in a moment so.
+        """
+        commands = []
+        for path, inode in self._small(folders, below):
+            place = target / path.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            commands.append(f"dump <{inode}> {_quoted(place)}")
+        self._tell(commands)
+
+    def _small(self, folders: Iterable[str], below: int) -> Iterator[tuple[str, str]]:
+        """Yield path and inode of files, level by level: one call asks about a whole level."""
+        told = ((folder, self._ask(f"ls -p {_quoted(folder)}")) for folder in folders)
+        waiting = {row["inode"]: folder for folder, said in told for row in _own_row(said)}
+        while waiting:
+            deeper = {}
+            for path, row in self._listed(waiting):
+                if row["kind"] == _FOLDER:
+                    deeper[row["inode"]] = path
+                elif row["kind"] == _FILE and int(row["size"]) < below:
+                    yield path, row["inode"]
+            waiting = deeper
+
+    def _listed(self, folders: Mapping[str, str]) -> Iterator[tuple[str, re.Match[str]]]:
+        """Yield what is in folders, given by their inodes: each path with what is said of it."""
+        folder = ""
+        for row in _ROW.finditer(self._tell(f"ls -p <{inode}>" for inode in folders)):
+            if row["name"] == ".":
+                folder = folders[row["inode"]]
+            elif row["name"] != "..":
+                yield f"{folder}/{row['name']}", row
 
     def owner(self, offset: int) -> str | None:
         """Return the path of the file that has a byte of the raw disk; None where none has it."""
@@ -173,9 +214,22 @@ class RootFileSystem:
             os.fsync(file.fileno())
         return written
 
+    def _tell(self, commands: Iterable[str]) -> str:
+        return process.run(["debugfs", self.name], stdin="\n".join(commands) + "\n").stdout
+
     def _ask(self, request: str) -> str:
         # Its status is 0 whatever happens, and complaints go to stderr.
         return process.run(["debugfs", "-R", request, self.name]).stdout
+
+
+def _own_row(listing: str) -> Iterator[re.Match[str]]:
+    """Yield what a listing says of the folder itself; nothing where there is none."""
+    yield from (row for row in _ROW.finditer(listing) if row["name"] == ".")
+
+
+def _quoted(path: str | Path) -> str:
+    """Return a path as debugfs reads it whole."""
+    return '"' + str(path).replace('"', '""') + '"'
 
 
 def data(descriptor: int, first: int, last: int) -> Iterator[tuple[int, int]]:

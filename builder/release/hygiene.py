@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.release.esp import copy_esps
 from builder.release.inspection import UNREADABLE, result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from builder.partitions import RootFileSystem
@@ -27,29 +27,52 @@ FOLDERS = (
     "/var/backups", "/var/cache/apt", "/var/cache/debconf", "/var/crash", "/var/log", "/var/mail",
     "/var/spool", "/var/tmp",  # noqa: S108 - it is read
     "/var/lib/apt", "/var/lib/cloud", "/var/lib/dbus", "/var/lib/dhcp", "/var/lib/dhcpcd",
-    "/var/lib/NetworkManager", "/var/lib/samba/private", "/var/lib/sss", "/var/lib/systemd",
+    "/var/lib/NetworkManager", "/var/lib/samba/private", "/var/lib/sss", "/var/lib/shim-signed",
+    "/var/lib/systemd",
 )  # fmt: skip
+# What roles bring, which may be gigabytes: of these, files that may have a key or a token.
+SMALL = ("/opt", "/srv", "/usr/local", "/var/lib/dkms")
 # Where the files of the EFI system partition are copied to, and nothing of the root file system.
 ESP = "/efi"
 READ = "hygiene::the disk can be read"
 _MOST_TOLD = 5
 _LARGE = 1 << 20
-_PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
-_PROXY = re.compile(
-    r"acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *=|\bindex[-_]url\b|\btrusted[-_]host\b"
-    r"|^\s*proxy\s*=\s*\S+://",
-    re.IGNORECASE | re.MULTILINE,
+# What keys, tokens, proxies and credentials are, and where they are looked for. The check in the
+# machine has the same: stages/final/checks/leftovers.py, which is sent there alone.
+PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
+TOKEN = re.compile(
+    r"\b(?:AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{30,}|gh[oprsu]_[A-Za-z0-9]{30,}|glpat-[\w-]{20,}"
+    r"|pypi-[\w-]{40,}|xox[abp]-[\w-]{20,})"
 )
+PROXY = re.compile(
+    r"(?i)acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *=|\bindex[-_]url\b|\btrusted[-_]host\b"
+    r"|^\s*proxy\s*=\s*\S+://",
+    re.MULTILINE,
+)
+PROXIES_IN = ("/etc", "/root", "/home")
+# Not /opt: packages of Python have tokens in their examples.
+TOKENS_IN = (*PROXIES_IN, "/srv", "/usr/local")
+KEYS_IN = (*TOKENS_IN, "/opt", "/var/lib/dkms")
+SECRETS = (
+    "/root/.netrc", "/root/.pypirc", "/root/.docker", "/root/.aws", "/root/.azure",
+    "/root/.config/gcloud", "/root/.git-credentials", "/root/.kube", "/root/.gnupg",
+    "/root/.vault-token", "/root/**/huggingface/token", "/etc/apt/auth.conf",
+    "/etc/apt/auth.conf.d/*", "/etc/credstore/*", "/etc/credstore.encrypted/*",
+    "/var/lib/dkms/mok.*", "/var/lib/shim-signed/mok/*",
+)  # fmt: skip
 _UNSIGNED = re.compile(r"trusted *[=:] *yes|://[^/\s]*@|\b(?:file|copy|cdrom):", re.IGNORECASE)
 _NOBODY = re.compile(r"localhost|ip6-\w+|localhost\.localdomain")
+# How variables are called that name a machine.
+_HOSTNAME = re.compile(r"(?:^|_)hostname$")
 _SWAP = re.compile(r"^[^#\s]\S*\s+\S+\s+swap\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A copy of a part of an image's files."""
+    """A copy of a part of an image's files, and the names that its machines were given."""
 
     root: Path
+    given: frozenset[str] = frozenset()
 
     def found(self, *patterns: str) -> list[str]:
         """Return what matches any of the patterns, as the image calls it."""
@@ -105,13 +128,13 @@ def _names(tree: Tree) -> list[str]:
     told = tree.text("/etc/hostname").split()
     lines = (line.partition("#")[0].split() for line in tree.text("/etc/hosts").splitlines())
     told += [name for line in lines for name in line[1:]]
-    return [name for name in told if not _NOBODY.fullmatch(name)]
+    return [name for name in told if not _NOBODY.fullmatch(name) and name not in tree.given]
 
 
 def _proxies(tree: Tree) -> list[str]:
     sources = [name for name in tree.names("/etc/apt") if "sources" in name]
     odd = [name for name in sources if _UNSIGNED.search(tree.text(name))]
-    return [*tree.having(_PROXY, "/etc", "/root", "/home"), *odd]
+    return [*tree.having(PROXY, *PROXIES_IN), *odd]
 
 
 def _packages(tree: Tree) -> list[str]:
@@ -131,15 +154,11 @@ POINTS: dict[str, Callable[[Tree], list[str]]] = {
     "hygiene::no SSH host key": _absent("/etc/ssh/ssh_host_*"),
     "hygiene::no machine-id": _machine_id,
     "hygiene::nobody's keys": _absent("/root/.ssh/*", "/home/*/.ssh/*"),
-    "hygiene::no private key": lambda tree: tree.having(
-        _PRIVATE_KEY, "/etc", "/root", "/home", ESP
-    ),
+    "hygiene::no private key": lambda tree: tree.having(PRIVATE_KEY, *KEYS_IN, ESP),
+    "hygiene::no token": lambda tree: tree.having(TOKEN, *TOKENS_IN, ESP),
     "hygiene::no password": _passwords,
     "hygiene::no file of credentials": _absent(
-        "/root/.netrc", "/root/.pypirc", "/root/.docker", "/root/.aws", "/root/.azure",
-        "/root/.config/gcloud", "/root/.git-credentials", "/root/.kube", "/root/.gnupg",
-        "/etc/apt/auth.conf", "/etc/apt/auth.conf.d/*", "/etc/credstore/*",
-        "/var/lib/systemd/credential.secret", f"{ESP}/**/*.cred",
+        *SECRETS, "/var/lib/systemd/credential.secret", f"{ESP}/**/*.cred",
     ),
     "hygiene::no memory of cloud-init": _absent(
         "/var/lib/cloud/*", "/etc/ssh/sshd_config.d/50-cloud-init.conf",
@@ -187,10 +206,19 @@ POINTS: dict[str, Callable[[Tree], list[str]]] = {
 }  # fmt: skip
 
 
-def hygiene_results(root: RootFileSystem | None, work: Path) -> Iterator[CheckResult]:
+def hostnames(uses: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """Return the names that a pipeline gives its machines: of variables that are called so."""
+    values = (each for use in uses.values() for each in use.items())
+    return frozenset(str(value) for name, value in values if value and _HOSTNAME.search(name))
+
+
+def hygiene_results(
+    root: RootFileSystem | None, work: Path, given: frozenset[str] = frozenset()
+) -> Iterator[CheckResult]:
     """Answer every point for a disk; ``work`` is where its files are copied to.
 
-    Of a disk that cannot be read nothing is known, which is a failure.
+    ``given`` are names that its machines may have. Of a disk that cannot be read nothing is known,
+    which is a failure.
     """
     if root is None:
         yield result(READ, UNREADABLE)
@@ -198,10 +226,11 @@ def hygiene_results(root: RootFileSystem | None, work: Path) -> Iterator[CheckRe
     folder = work / "files"
     try:
         root.copy(FOLDERS, folder)
+        root.copy_small(SMALL, folder, below=_LARGE)
         # A partition may be the largest and not be the root.
         rootless = "" if (folder / "etc").is_dir() else "its root file system has no /etc\n"
         yield result(READ, rootless + copy_esps(root.raw, folder / ESP.lstrip("/")))
-        yield from results_of(Tree(folder))
+        yield from results_of(Tree(folder, given))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -20,7 +20,7 @@ from builder.errors import CheckError, StoreError
 from builder.partitions import RootFileSystem
 from builder.record import utc_now
 from builder.release.clones import boot_clones, clone_results, share_identity
-from builder.release.hygiene import hygiene_results
+from builder.release.hygiene import hostnames, hygiene_results
 from builder.release.inspection import inspect, package_sources
 from builder.scratch import staging, sweep_staging
 from builder.verify import Verdict, copied, require_passed
@@ -219,7 +219,8 @@ def _inspect(
         disks.unpack(disk, raw)
         packages = image.record.packages
         seen = inspect(disk, raw, packages, made_of=image.disk, wanted=compression)
-        seen += tuple(hygiene_results(RootFileSystem.find(raw), disk.parent))
+        given = hostnames(checks.uses)
+        seen += tuple(hygiene_results(RootFileSystem.find(raw), disk.parent, given))
         seen += _leaks(project, raw, lineage)
     finally:
         raw.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ ESP_START = MIB
 LAYOUT = "label: {label}\nstart=1M, size=8M, type=U\nstart=9M, size=48M, type=L\n"
 KEY = "-----BEGIN PRIVATE KEY-----\n"
 SEED, PRIVATE = "hygiene::no random seed", "hygiene::no private key"
+TOKEN = "hygiene::no token"
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def disk(tmp_path):
     def make(label: str = "gpt", *folders: str):
         raw, tree = tmp_path / "disk.raw", tmp_path / "tree"
         for folder in ("etc", *folders):
-            (tree / folder).mkdir(parents=True)
+            (tree / folder).mkdir(parents=True, exist_ok=True)
         with raw.open("wb") as file:
             file.truncate(64 * MIB)
         process.run(["sfdisk", "--quiet", raw], stdin=LAYOUT.format(label=label))
@@ -93,6 +94,32 @@ def test_hidden_files_are_found(disk, put, tmp_path):
     put(raw, "loader/random-seed", "x")
     process.run(["mattrib", "+h", "+s", "-i", f"{raw}@@{ESP_START}", "::loader/random-seed"])
     assert failed(raw, tmp_path).keys() == {SEED}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "points"),
+    [
+        ("opt/venvs/default/lib/python3.13/site-packages/x/y/key.pem", KEY, {PRIVATE}),
+        ("usr/local/etc/site.key", KEY, {PRIVATE}),
+        ("var/lib/dkms/mok.key", KEY, {PRIVATE, "hygiene::no file of credentials"}),
+        ('srv/a "name" with all/that may be in one', f"hf_{34 * '0'}", {TOKEN}),
+        ("opt/models/weights", KEY + (1 << 20) * "x", set()),
+    ],
+    ids=["deep", "local", "DKMS", "name", "large"],
+)
+def test_what_a_role_brought_is_looked_at_where_it_is_small(disk, tmp_path, name, text, points):
+    path = tmp_path / "tree" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    (path.parent / "link").symlink_to("/etc/shadow")
+    assert failed(disk(), tmp_path).keys() == points
+
+
+def test_a_link_in_the_place_of_a_folder_is_not_followed(disk, tmp_path):
+    (tmp_path / "tree/var").mkdir(parents=True)
+    (tmp_path / "tree/var/key").write_text(KEY)
+    (tmp_path / "tree/opt").symlink_to("var")
+    assert failed(disk(), tmp_path) == {}
 
 
 def test_an_esp_that_cannot_be_read_is_told(disk, tmp_path):

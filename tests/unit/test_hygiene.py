@@ -1,12 +1,17 @@
 """The points of hygiene, on trees that are clean and on trees that something was left in."""
 
+from pathlib import Path
+
 import pytest
 
 # ruff: noqa: S108 - paths in an image
-from builder.release.hygiene import POINTS, Tree, results_of
+from builder.release import hygiene
+from builder.release.hygiene import POINTS, Tree, hostnames, results_of
 from builder.release.inspection import result
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\n"
+TOKEN = "hf_" + 34 * "0"
+LEFTOVERS = Path(__file__).parents[2] / "stages/final/checks/leftovers.py"
 CLEAN = {
     "/etc/machine-id": "",
     "/etc/hostname": "localhost\n",
@@ -35,6 +40,18 @@ LEFT = {
         "/etc/ssl/site.key": KEY,
         "/home/me/id": KEY,
         "/efi/efi/debian/mok.key": KEY,
+        "/opt/vaultbuild/venvs/default/lib/x.pem": KEY,
+        "/srv/key": KEY,
+        "/usr/local/etc/site.key": KEY,
+        "/var/lib/dkms/signing/x.key": KEY,
+    },
+    "hygiene::no token": {
+        "/etc/hub.conf": f"token = {TOKEN}\n",
+        "/root/.profile": f"export HF_TOKEN={TOKEN}\n",
+        "/home/me/notes": TOKEN,
+        "/srv/models/.env": TOKEN,
+        "/usr/local/bin/fetch": TOKEN,
+        "/efi/loader/entries/x.conf": f"options token={TOKEN}\n",
     },
     "hygiene::no password": {
         "/etc/shadow": "root:$y$j9T$salt$hash:19000:0:99999:7:::\n",
@@ -44,6 +61,11 @@ LEFT = {
         "/root/.aws/credentials": "x",
         "/etc/apt/auth.conf.d/site.conf": "machine x",
         "/etc/credstore/x": "x",
+        "/etc/credstore.encrypted/x": "x",
+        "/root/.vault-token": "x",
+        "/root/hub/huggingface/token": "x",
+        "/var/lib/dkms/mok.key": "x",
+        "/var/lib/shim-signed/mok/MOK.priv": "x",
         "/efi/loader/credentials/x.cred": "x",
         "/efi/efi/linux/x.efi.extra.d/x.cred": "x",
     },
@@ -118,13 +140,13 @@ CASES = [
 def tree(tmp_path):
     """Make a tree that is clean but for ``files``."""
 
-    def make(files=()) -> Tree:
+    def make(files=(), given=frozenset()) -> Tree:
         for name, text in {**CLEAN, **dict(files)}.items():
             path = tmp_path / name.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         (tmp_path / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-        return Tree(tmp_path)
+        return Tree(tmp_path, given)
 
     return make
 
@@ -172,3 +194,35 @@ def test_many_findings_are_counted(tree):
 def test_a_result_says_why():
     assert result("a", "").outcome == "passed"
     assert result("a", "b\nc").message == "E b\nE c"
+
+
+def test_a_name_that_the_pipeline_gives_is_no_build_hosts(tree):
+    given = hostnames({"base_system": {"base_system_hostname": "gpu-7.example.com"}})
+    named = {
+        "/etc/hostname": "gpu-7.example.com\n",
+        "/etc/hosts": "127.0.0.1 localhost gpu-7.example.com\n127.0.1.1 ci-runner-7\n",
+    }
+    assert failed(tree(named, given)) == {"hygiene::no name of a machine": "E ci-runner-7"}
+
+
+def test_names_of_machines_are_of_variables_that_are_called_so():
+    uses = {
+        "base_system": {"base_system_hostname": "", "base_system_locale": "C.UTF-8"},
+        "site": {"site_hostname": "gpu", "hostname": "hgx", "site_hostnames_url": "x"},
+    }
+    assert hostnames(uses) == {"gpu", "hgx"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["KEYS_IN", "PRIVATE_KEY", "PROXIES_IN", "PROXY", "SECRETS", "TOKEN", "TOKENS_IN"],
+)
+def test_the_disk_is_asked_what_the_machine_is_asked(name):
+    assert getattr(hygiene, name) == asked()[name]
+
+
+def asked() -> dict:
+    """What the program that is sent to a machine looks for."""
+    text, names = LEFTOVERS.read_text(), {}
+    exec(text[: text.index("\ndef say(")], names)  # noqa: S102 - ours, up to its first function
+    return names

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 FILES = sorted(
@@ -20,6 +21,8 @@ FILES = sorted(
 )
 
 
+# Checks log in as root.
+NOT_VARIED = {"ssh_baseline_permit_root_login"}
 # The tables by the file of checks that they are about.
 TABLES = {
     table.CHECKS: table
@@ -99,6 +102,40 @@ def test_sound_answers_have_the_form_of_the_programs(table, checks):
     for name, answer in table.answer().items():
         if name.endswith(".py"):
             assert answer.keys() == questions((ROOT / checks).with_name(name))
+
+
+@pytest.mark.parametrize(
+    ("checks", "role"),
+    [
+        ("ansible/roles/cis_baseline/checks/test_cis_baseline.py", "cis_baseline"),
+        ("stages/base/checks/test_base.py", "base_system"),
+        ("stages/base/checks/test_base.py", "ssh_baseline"),
+        ("stages/final/checks/test_host.py", "tuning"),
+    ],
+)
+def test_each_option_of_a_role_may_have_another_value(table, role):
+    """What the checks forbid is no option: with another value, an image is sound as well."""
+    folder = ROOT / "ansible/roles" / role
+    specified = yaml.safe_load((folder / "meta/argument_specs.yml").read_text())["argument_specs"]
+    defaults = yaml.safe_load((folder / "defaults/main.yml").read_text())
+    scalars = {
+        name
+        for name, option in specified["main"]["options"].items()
+        if option["type"] in {"bool", "int", "str"}
+    }
+    varied = {
+        name
+        for changes, *_ in table.SOUND.values()
+        for name, value in given(changes).items()
+        if value != defaults.get(name)
+    }
+    assert scalars - varied - NOT_VARIED == set()
+
+
+def given(changes: dict) -> dict:
+    """The variables that are others in a case."""
+    change = changes.get("expected", {})
+    return change if isinstance(change, dict) else change[1]
 
 
 @pytest.mark.parametrize(

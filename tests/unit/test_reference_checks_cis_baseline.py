@@ -53,6 +53,7 @@ def told(**machine):
     return {MACHINE: machine}
 
 
+RANGE = "net.ipv4.ip_local_port_range"
 AUDITED = {"expected": {"cis_baseline_auditd_version": AUDITD}}
 RUNS = {"enabled": "enabled", "state": "active", "version": AUDITD}
 SET, WRITTEN = "test_kernel_settings_are_in_force", "test_kernel_settings_are_written"
@@ -64,6 +65,10 @@ AUDITING = "test_auditing_is_on_where_it_was_asked_for"
 # Case: (what is different, checks that are skipped).
 SOUND = {
     "as built": ({},),
+    "a setting of several values": (
+        {"expected": {"cis_baseline_sysctl": (..., {RANGE: "32768 60999"})}}
+        | told(sysctl=(..., {RANGE: "32768\t60999"}), sysctl_file=f"-{RANGE} = 32768 60999\n"),
+    ),
     "in a container": (told(container="systemd-nspawn", sysctl={"fs.suid_dumpable": "2"}), SET),
     "a kernel without IPv6": (told(sysctl={"net.ipv6.conf.all.accept_redirects": None}),),
     "tuning has the last word": (
@@ -80,6 +85,11 @@ SOUND = {
 # Case: (what is different, checks that fail: those and no other).
 BROKEN = {
     "a setting is not in force": (told(sysctl={"fs.suid_dumpable": "2"}), SET),
+    "one of a setting's values is not in force": (
+        {"expected": {"cis_baseline_sysctl": (..., {RANGE: "32768 60999"})}}
+        | told(sysctl=(..., {RANGE: "32768\t1"}), sysctl_file=f"-{RANGE} = 32768 60999\n"),
+        SET,
+    ),
     "no setting is known": (told(sysctl=(..., {"fs.suid_dumpable": None})), SET),
     "a setting is not written": (
         told(sysctl_file=("-fs.suid_dumpable = 0\n", "")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 # The folders of the tests are no packages, so a file beside this one is loaded by its path.
@@ -11,6 +12,7 @@ _spec = importlib.util.spec_from_file_location(
 )
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
+ROOT = Path(__file__).parents[2]
 CHECKS = "stages/drivers/checks/test_drivers.py"
 PROJECT_FILES = made.SECURE_BOOT["PROJECT_FILES"]
 answer = made.answer
@@ -44,6 +46,11 @@ RUNTIME = "test_runtime_is_not_newer_than_the_driver"
 SPEAKS = "test_driver_library_speaks_the_cuda_of_its_branch"
 FINDS = "test_cuda_finds_the_gpu_if_there_is_one"
 
+CDI_PATH = "nvidia-cdi-refresh.path"
+WAITING = {"enabled": "enabled", "state": "active"}
+# The units of GPUs that roles of this stage enable, but for persistenced.
+ENABLED = [CDI_PATH, "gpu-mig.service", "nvidia-cdi-refresh.service", "nvidia-dcgm.service"]
+ENABLED += [f"nvidia-{name}.service" for name in ("dcgm-exporter", "fabricmanager", "imex")]
 NVRTC = [f"test_nvrtc_compiles_for[{number}]" for number in (75, 80, 86, 89, 90)]
 GPUS = "test_nvrtc_compiles_for_the_gpus_of_the_image"
 LIMITS = "test_nvrtc_knows_its_limits"
@@ -53,7 +60,21 @@ SOUND = {
     "open module": (OPENED,),
     "flavour is not said": ({"expected": ("nvidia_driver_flavour", None)},),
     "with a GPU": (told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=0),),
-    "with DCGM": (told(services={"nvidia-dcgm.service": SLEEPING}),),
+    # Without a GPU their conditions are not met; a path waits whether there is one or not.
+    "with all services of GPUs": (
+        told(services={**dict.fromkeys(ENABLED, SLEEPING), CDI_PATH: WAITING}),
+    ),
+    # What is done once and ended well: it remains active, or it does not.
+    "with all services of GPUs, and a GPU": (
+        told(
+            gpu=True,
+            services={
+                **dict.fromkeys((*ENABLED, UNIT), WAITING),
+                "nvidia-cdi-refresh.service": SLEEPING,
+            },
+        )
+        | cuda(init=0),
+    ),
     "no bus in a container": (cuda(init=999),),
     "signed by the certificate": (signed("Example modules"),),
     "on Debian 12": (debian_12(),),
@@ -217,6 +238,21 @@ BROKEN = {
     "DCGM failed": (
         told(services={"nvidia-dcgm.service": {**SLEEPING, "state": "failed"}}), SERVICES,
     ),
+    **{
+        f"{name} failed": (
+            told(services={unit: {**SLEEPING, "state": "failed"}}),
+            SERVICES,
+        )
+        for name, unit in {
+            "the exporter": "nvidia-dcgm-exporter.service",
+            "the description of devices": "nvidia-cdi-refresh.service",
+            "splitting GPUs": "gpu-mig.service",
+        }.items()
+    },
+    "the exporter is disabled": (
+        told(services={"nvidia-dcgm-exporter.service": {**SLEEPING, "enabled": "disabled"}}),
+        SERVICES,
+    ),
     "persistenced sleeps beside a GPU": (told(gpu=True) | cuda(init=0), PERSISTENCED),
     "a branch of which no CUDA is known": ({"driver_cuda": (..., {"620": None})}, SPEAKS),
     "no table knows the driver": ({"driver_cuda": (..., {})}, SPEAKS),
@@ -280,3 +316,14 @@ BROKEN = {
         "test_nvrtc_knows_its_limits",
     ),
 }  # fmt: skip
+
+
+def test_the_checks_ask_about_every_unit_that_roles_of_gpus_enable():
+    roles = [path.parents[1] for path in (ROOT / "ansible/roles").glob("*/files/needs-a-gpu.conf")]
+    roles += [ROOT / "ansible/roles" / name for name in ("mig", "nvidia")]
+    texts = [path.read_text() for role in roles for path in role.glob("*/main.yml")]
+    unit = r"\b(?:gpu|nvidia)-[a-z-]+[.](?:path|service)\b"
+    program, names = (ROOT / CHECKS).with_name("machine.py").read_text(), {}
+    exec(program[: program.index("\ndef say(")], names)  # noqa: S102 - ours, up to a function
+    assert set(names["SERVICES"]) == {name for text in texts for name in re.findall(unit, text)}
+    assert set(names["SERVICES"]) == {*ENABLED, UNIT}

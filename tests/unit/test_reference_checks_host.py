@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import jinja2
@@ -104,8 +106,27 @@ SCALED = {"governors": ["performance"], "governor": {"state": "active"}}
 ONE_GPU = measured(["0, GPU-1, NVIDIA H100, 0, 0, 81559, 1, 30, 70.1, 345, 0"], "550.163.01", None)
 OTHERWISE = {
     "tuning_nofile": 4096,
-    "tuning_sysctl": {"net.core.somaxconn": 512},
+    "tuning_memlock": "8192",
+    "tuning_sysctl": {"net.core.somaxconn": 512, "net.ipv4.tcp_rmem": "4096 87380 16777216"},
     "tuning_transparent_hugepages": "never",
+    "tuning_cpu_governor": "ondemand",
+}
+TUNED = {
+    "governors": ["ondemand"],
+    "governor": {"state": "active"},
+    "limits": {"MEMLOCK": [8 << 20] * 2, "NOFILE": [4096, 4096]},
+    "limits_file": rendered("tuning/templates/limits.conf.j2", **TUNING | OTHERWISE),
+    "service_limits": ["DefaultLimitMEMLOCK=8388608", "DefaultLimitNOFILE=4096"],
+    # The kernel writes tabs between the values of one setting.
+    "sysctl": (
+        ...,
+        {"net.core.somaxconn": "512", "net.ipv4.tcp_rmem": "4096\t87380\t16777216"},
+    ),
+    "sysctl_file": rendered("tuning/templates/sysctl.conf.j2", **TUNING | OTHERWISE),
+    "hugepages": "always madvise [never]\n",
+    "hugepages_file": rendered(
+        "tuning/templates/hugepages.conf.j2", **TUNING | OTHERWISE
+    ).splitlines(),
 }
 # Case: (what is different, checks that are skipped).
 SOUND = {
@@ -116,15 +137,7 @@ SOUND = {
     "tuned otherwise": (
         {
             "expected": OTHERWISE,
-            **told(
-                limits={"NOFILE": [4096, 4096]},
-                limits_file=("1048576", "4096"),
-                service_limits=("DefaultLimitNOFILE=1048576", "DefaultLimitNOFILE=4096"),
-                sysctl=(..., {"net.core.somaxconn": "512"}),
-                sysctl_file="-net.core.somaxconn = 512\n",
-                hugepages="always madvise [never]\n",
-                hugepages_file=["w!- /sys/kernel/mm/transparent_hugepage/enabled - - - - never"],
-            ),
+            **told(**TUNED),
         },
     ),
 }
@@ -166,6 +179,11 @@ SOUND |= {
 }
 
 
+def tuned(**machine):
+    """Tuned otherwise, and one thing is not as it was asked for."""
+    return {"expected": OTHERWISE, **told(**TUNED | machine)}
+
+
 def says(**document):
     return told(measured={"json": document})
 
@@ -203,6 +221,26 @@ BROKEN = {
         WRITTEN,
     ),
     "a setting is not in force": (told(sysctl={"vm.max_map_count": "65530"}), FORCE),
+    "one of a setting's values is not in force": (
+        tuned(sysctl=(..., {"net.ipv4.tcp_rmem": "4096\t131072\t16777216"})),
+        FORCE,
+    ),
+    "one of a setting's values is not written": (
+        tuned(sysctl_file=TUNED["sysctl_file"].replace(" 16777216", "")),
+        WRITTEN,
+    ),
+    "a login may lock more than was asked for": (
+        tuned(limits={"MEMLOCK": [INFINITE] * 2, "NOFILE": [4096, 4096]}),
+        LOGINS,
+    ),
+    "a login may lock more by what is written": (
+        tuned(limits_file=TUNED["limits_file"].replace("8192", "unlimited")),
+        LOGINS,
+    ),
+    "services may lock more than was asked for": (
+        tuned(service_limits=["DefaultLimitMEMLOCK=infinity", "DefaultLimitNOFILE=4096"]),
+        SERVICES,
+    ),
     "no setting is known": (told(sysctl=dict.fromkeys(SETTINGS)), FORCE),
     "huge pages are not written": (told(hugepages_file=[]), HUGE),
     "huge pages are for everybody": (told(hugepages="[always] madvise never\n"), HUGE),
@@ -264,3 +302,22 @@ BROKEN = {
 def test_the_checks_know_the_settings_of_the_role():
     checks = runpy.run_path(str(ROOT / CHECKS))
     assert {name: str(value) for name, value in checks["SETTINGS"].items()} == SETTINGS
+
+
+def test_measurements_are_looked_for_where_the_role_was_told_to_write_them(tmp_path, monkeypatch):
+    systemctl, folder = tmp_path / "bin/systemctl", tmp_path / "elsewhere"
+    for path, text in (
+        (systemctl, "#!/bin/sh\n"),
+        (folder / "metrics.json", json.dumps(HOST)),
+        (folder / "metrics.prom", "gpu_count 0\n"),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{systemctl.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(sys, "argv", ["machine.py", "[]", str(folder)])
+    program = (ROOT / CHECKS).with_name("machine.py").read_text()
+    names: dict = {}
+    exec(program.rpartition("\nprint(")[0], names)  # noqa: S102 - ours, without its last line
+    said = names["measured"]()
+    assert said == {"failed": "", "json": HOST, "prometheus": ["gpu_count 0"]}

@@ -36,11 +36,14 @@ LIBRARY = re.compile(
 MAGIC = b"~Module signature appended~\n"
 PACK = ("xz", "--check=crc32", "--lzma2=dict=1MiB", "--stdout")
 SERVICES = (
-    "nvidia-persistenced",
-    "nvidia-fabricmanager",
-    "nvidia-imex",
-    "nvidia-dcgm",
-    "dcgm-exporter",
+    "gpu-mig.service",
+    "nvidia-cdi-refresh.path",
+    "nvidia-cdi-refresh.service",
+    "nvidia-dcgm-exporter.service",
+    "nvidia-dcgm.service",
+    "nvidia-fabricmanager.service",
+    "nvidia-imex.service",
+    "nvidia-persistenced.service",
 )
 
 
@@ -237,8 +240,7 @@ def unsigned(path):
 def services():
     """The services of GPUs that are installed, each with how it is."""
     loaded = ("systemctl", "show", "--value", "-p", "LoadState")
-    units = (f"{name}.service" for name in SERVICES)
-    return {unit: state(unit) for unit in units if say(*loaded, unit) != "not-found"}
+    return {unit: state(unit) for unit in SERVICES if say(*loaded, unit) != "not-found"}
 
 
 def held():

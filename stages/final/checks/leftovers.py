@@ -8,6 +8,8 @@ import time
 from glob import glob
 from pathlib import Path
 
+# What keys, tokens, proxies and credentials are, and where they are looked for, publishing knows as
+# well: builder/release/hygiene.py asks the disk the same.
 # What a setting of a proxy or of an index looks like, in any program's configuration.
 PROXY = re.compile(
     r"(?i)acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *=|\bindex[-_]url\b|\btrusted[-_]host\b"
@@ -20,6 +22,17 @@ TOKEN = re.compile(
     r"|pypi-[\w-]{40,}|xox[abp]-[\w-]{20,})"
 )
 PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
+PROXIES_IN = ("/etc", "/root", "/home")
+# Not /opt: packages of Python have tokens in their examples.
+TOKENS_IN = (*PROXIES_IN, "/srv", "/usr/local")
+KEYS_IN = (*TOKENS_IN, "/opt", "/var/lib/dkms")
+SECRETS = (
+    "/root/.netrc", "/root/.pypirc", "/root/.docker", "/root/.aws", "/root/.azure",
+    "/root/.config/gcloud", "/root/.git-credentials", "/root/.kube", "/root/.gnupg",
+    "/root/.vault-token", "/root/**/huggingface/token", "/etc/apt/auth.conf",
+    "/etc/apt/auth.conf.d/*", "/etc/credstore/*", "/etc/credstore.encrypted/*",
+    "/var/lib/dkms/mok.*", "/var/lib/shim-signed/mok/*",
+)  # fmt: skip
 # dpkg and not apt-mark: apt makes the caches that are looked for here.
 HOLDS = ("dpkg-query", "--show", "--showformat", "${db:Status-Want} ${Package}\n")
 STATES = ("dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\n")
@@ -149,24 +162,18 @@ ASKED = {
         "/etc/systemd/network/*.link", "/var/lib/dhcpcd/*", "/var/lib/NetworkManager/*",
         "/etc/NetworkManager/system-connections/*",
     ),
-    "private_keys": lambda: containing(
-        PRIVATE_KEY, "/etc", "/root", "/home", "/opt", "/var/lib/dkms"
-    ),
-    "proxies": lambda: containing(PROXY, "/etc", "/root", "/home"),
+    "private_keys": lambda: containing(PRIVATE_KEY, *KEYS_IN),
+    "proxies": lambda: containing(PROXY, *PROXIES_IN),
     "residues": residues,
     "root_keys": root_keys,
-    "secrets": lambda: present(
-        "/root/.netrc", "/root/.pypirc", "/root/.docker", "/root/.aws", "/root/.azure",
-        "/root/.git-credentials", "/root/.kube", "/root/.vault-token", "/etc/apt/auth.conf",
-        "/etc/apt/auth.conf.d/*", "/var/lib/dkms/mok.*", "/root/**/huggingface/token",
-    ),
+    "secrets": lambda: present(*SECRETS),
     "seed_made": seed_made,
     "sources": lambda: "\n".join(
         read(path) for path in below("/etc/apt") if "sources" in str(path)
     ),
     "ssh": lambda: present("/root/.ssh/*", "/home/*/.ssh/*"),
     "temporary": temporary,
-    "tokens": lambda: containing(TOKEN, "/etc", "/root", "/home", "/srv"),
+    "tokens": lambda: containing(TOKEN, *TOKENS_IN),
     "users": users,
 }  # fmt: skip
 

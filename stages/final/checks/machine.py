@@ -1,6 +1,7 @@
 """What the checks ask of the finished host, in one go; see the base stage's machine.py.
 
-Argument: the names of the kernel settings that were asked for, as JSON.
+Arguments: the names of the kernel settings that were asked for, as JSON; the folder of the
+measurements.
 """
 
 import json
@@ -11,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SETTINGS = json.loads(sys.argv[1])
+SETTINGS, MEASUREMENTS = json.loads(sys.argv[1]), Path(sys.argv[2])
 LIMITS = ("MEMLOCK", "NOFILE")
 VERSIONS = ("dpkg-query", "--show", "--showformat", "${Package} ${Version}\n")
 CPUS = Path("/sys/devices/system/cpu")
@@ -43,8 +44,8 @@ def measured():
     started = subprocess.run(command, capture_output=True, text=True, check=False)
     return {
         "failed": started.stderr,
-        "json": json.loads(read("/run/gpu-monitor/metrics.json")),
-        "prometheus": read("/run/gpu-monitor/metrics.prom").splitlines(),
+        "json": json.loads(read(MEASUREMENTS / "metrics.json")),
+        "prometheus": read(MEASUREMENTS / "metrics.prom").splitlines(),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).with_name("leftovers.py").read_text()
+AUDIT_LOG = "/var/log/audit/audit.log"
 # What a boot and a login write; package managers and installers have no place there.
 LOGS_OF_A_BOOT = {
     "/var/log/btmp",
@@ -23,9 +24,8 @@ LOGS_OF_A_BOOT = {
 LOCAL = r"://([^/\s]*@)?(localhost|127\.|169\.254\.|10\.0\.2\.|\[::1\])"
 # What the clocks of files and of processes may differ by, in seconds.
 GRAIN = 0.05
-HELD = "(linux|firmware-nvidia|nvidia|libnvidia|libcuda|libcudart|libnvrtc)[^ ]*"
-# What other roles hold, where they are in use.
-HELD_BY = {"cudnn": "libcudnn9", "nccl": "libnccl2", "dcgm": "datacenter-gpu-manager"}
+# What the root was made from may hold more of the kernel than the role kernel_pin.
+KERNEL = "linux-[^ ]+"
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,10 @@ def test_package_sources_are_there(machine):
     assert re.search(r"^(deb |URIs: )", machine["sources"], re.MULTILINE)
 
 
-def test_logs_are_those_of_this_boot(machine):
-    assert set(machine["logs"]) - LOGS_OF_A_BOOT == set()
+def test_logs_are_those_of_this_boot(machine, uses):
+    audited = any(use["cis_baseline_auditd_version"] for use in uses("cis_baseline"))
+    of_roles = {AUDIT_LOG} if audited else set()
+    assert set(machine["logs"]) - LOGS_OF_A_BOOT - of_roles == set()
     assert machine["log_bytes"] < 64 << 20
 
 
@@ -126,27 +128,62 @@ def test_cloud_init_has_no_memory(machine):
     assert machine["cloud_init"] == []
 
 
-def driver_packages(uses):
-    """Packages of the driver that are held: Ubuntu's and NVIDIA's names end in the series."""
-    series = [use["nvidia_driver_series"] for use in uses("nvidia")]
-    ubuntu = {f"{name}-{each}" for name in ("libnvidia-compute", "nvidia-utils") for each in series}
-    debian = {"libcuda1", "nvidia-smi"} if uses("nvidia_driver") else set()
-    return ubuntu | debian
+def of_the_kernel(use):
+    """Packages that the role kernel_pin holds."""
+    return [f"linux-{part}-{use['kernel_pin_release']}" for part in ("image", "headers")]
 
 
-def kernel_packages(uses):
-    """Packages of the kernel that are held."""
-    releases = [use["kernel_pin_release"] for use in uses("kernel_pin")]
-    return {f"linux-{part}-{each}" for part in ("image", "headers") for each in releases}
+def of_debians_driver(use):
+    """Packages that the role nvidia_driver holds."""
+    module = {"proprietary": "nvidia-kernel-dkms", "open": "nvidia-open-kernel-dkms"}
+    names = [module[use["nvidia_driver_flavour"]], *use["nvidia_driver_packages"]]
+    return names + use["nvidia_driver_extra_packages"]
+
+
+def of_ubuntus_driver(use):
+    """Packages that the role nvidia holds: their names end in the series."""
+    ending = "-open" if use["nvidia_driver_flavour"] == "open" else ""
+    parts = ("nvidia-dkms", "nvidia-kernel-source")
+    names = [f"{part}-{use['nvidia_driver_series']}{ending}" for part in parts]
+    return names + use["nvidia_driver_packages"] + use["nvidia_driver_extra_packages"]
+
+
+def of_dcgm(use):
+    """Packages that the role dcgm holds."""
+    parts = ["core", f"cuda{use['dcgm_cuda_major']}"]
+    if use["dcgm_proprietary"]:
+        parts += [f"proprietary{part}" for part in ("", f"-cuda{use['dcgm_cuda_major']}")]
+    exporter = ["datacenter-gpu-manager-exporter"] if use["dcgm_exporter_version"] else []
+    return [f"datacenter-gpu-manager-4-{part}" for part in parts] + exporter
+
+
+def of_switches(use):
+    """Packages that the role fabric_manager holds, for any platform."""
+    imex = use["fabric_manager_platform"] == "imex"
+    name = "nvidia-imex" if imex else "nvidia-fabricmanager"
+    return [name + use["fabric_manager_suffix"], *use["fabric_manager_extra_packages"]]
+
+
+# Role: the packages that a use of it holds, with or without "=version".
+HOLDS = {
+    "cuda_runtime": lambda use: use["cuda_runtime_packages"],
+    "cudnn": lambda use: use["cudnn_packages"] or [f"libcudnn9-cuda-{use['cudnn_cuda_major']}"],
+    "dcgm": of_dcgm,
+    "fabric_manager": of_switches,
+    "kernel_pin": of_the_kernel,
+    "nccl": lambda use: use["nccl_packages"],
+    "nvidia": of_ubuntus_driver,
+    "nvidia_container_toolkit": lambda use: use["nvidia_container_toolkit_packages"],
+    "nvidia_driver": of_debians_driver,
+    "nvidia_persistenced": lambda _: ["nvidia-persistenced"],
+}
 
 
 def test_kernel_and_driver_are_held_and_nothing_else(machine, uses):
-    least = kernel_packages(uses) | driver_packages(uses)
-    assert least - set(machine["held"]) == set()
-    cuda = {name for use in uses("cuda_runtime") for name in use["cuda_runtime_packages"]}
-    beginnings = tuple(beginning for role, beginning in HELD_BY.items() if uses(role))
-    others = [name for name in machine["held"] if not re.fullmatch(HELD, name)]
-    assert [name for name in others if name not in cuda and not name.startswith(beginnings)] == []
+    names = {name for role, held in HOLDS.items() for use in uses(role) for name in held(use)}
+    wanted, found = {name.partition("=")[0] for name in names}, set(machine["held"])
+    assert wanted - found == set()
+    assert {name for name in found - wanted if not re.fullmatch(KERNEL, name)} == set()
 
 
 def test_no_package_is_half_removed(machine):
