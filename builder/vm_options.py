@@ -20,8 +20,23 @@ def quoted(path: Path) -> str:
 
 def credential(public_key: str) -> str:
     """Return the value of ``-smbios`` that hands the guest's systemd our public key."""
-    encoded = base64.b64encode(f"{public_key.strip()}\n".encode()).decode()
-    return f"type=11,value=io.systemd.credential.binary:ssh.authorized_keys.root={encoded}"
+    return _told("ssh.authorized_keys.root", f"{public_key.strip()}\n")
+
+
+def console_patience(seconds: int) -> str:
+    """Return the value of ``-smbios`` that has the guest wait so long for its serial console.
+
+    systemd gives a device 90 s, which in emulation on a busy host is too short: the console then
+    has no login prompt as long as the guest runs. Read by systemd from 256 on, and ignored by
+    older ones (systemd.system-credentials(7), ``systemd.unit-dropin``).
+    """
+    drop_in = f"[Unit]\nJobRunningTimeoutSec={seconds}\n"
+    return _told("systemd.unit-dropin.dev-ttyS0.device", drop_in)
+
+
+def _told(name: str, content: str) -> str:
+    encoded = base64.b64encode(content.encode()).decode()
+    return f"type=11,value=io.systemd.credential.binary:{name}={encoded}"
 
 
 def user_network(

@@ -19,7 +19,7 @@ from builder.engines.greeting import wait_for_ssh
 from builder.errors import HostError
 from builder.ports import free as free_port
 from builder.scratch import scratch
-from builder.vm_options import credential, quoted, user_network
+from builder.vm_options import console_patience, credential, quoted, user_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,6 +92,7 @@ class QemuEngine:
             "-device", "virtio-rng-pci",
             "-serial", f"file:{machine.console}",
             "-smbios", credential(machine.keys.public),
+            "-smbios", console_patience(_BOOT_SECONDS[self.accelerator]),
             *_firmware(machine),
         ]  # fmt: skip
 

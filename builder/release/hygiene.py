@@ -45,8 +45,8 @@ TOKEN = re.compile(
     r"|pypi-[\w-]{40,}|xox[abp]-[\w-]{20,})"
 )
 PROXY = re.compile(
-    r"(?i)acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *=|\bindex[-_]url\b|\btrusted[-_]host\b"
-    r"|^\s*proxy\s*=\s*\S+://",
+    r"(?i)acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *="
+    r"|(?:\b|_)(?:index[-_]url|trusted[-_]host)\b|^\s*proxy\s*=\s*\S+://",
     re.MULTILINE,
 )
 PROXIES_IN = ("/etc", "/root", "/home")

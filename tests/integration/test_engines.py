@@ -21,7 +21,7 @@ from builder.engines.qemu import OVMF, QemuEngine, caches_network
 from builder.errors import CommandError, HostError
 from builder.partitions import root_partition
 from builder.rawdisk import exported
-from builder.vm_options import credential
+from builder.vm_options import console_patience, credential
 
 pytestmark = pytest.mark.integration
 
@@ -145,6 +145,12 @@ def test_the_key_is_handed_over_by_the_firmware():
     kind, _, encoded = value.partition("=io.systemd.credential.binary:ssh.authorized_keys.root=")
     assert kind == "type=11,value"
     assert base64.b64decode(encoded) == b"ssh-ed25519 AAA\n"
+
+
+def test_a_slow_guest_still_gets_its_console():
+    head = "type=11,value=io.systemd.credential.binary:systemd.unit-dropin.dev-ttyS0.device="
+    encoded = console_patience(600).removeprefix(head)
+    assert base64.b64decode(encoded) == b"[Unit]\nJobRunningTimeoutSec=600\n"
 
 
 def test_a_vm_that_does_not_start_says_why(machine, program):

@@ -224,5 +224,48 @@ def test_the_disk_is_asked_what_the_machine_is_asked(name):
 def asked() -> dict:
     """What the program that is sent to a machine looks for."""
     text, names = LEFTOVERS.read_text(), {}
-    exec(text[: text.index("\ndef say(")], names)  # noqa: S102 - ours, up to its first function
+    exec(text[: text.index("\nASKED = ")], names)  # noqa: S102 - ours, without what it asks
     return names
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("KEY", KEY),
+        ("KEY", "x\n-----BEGIN PRIVATE KEY-----\n"),
+        ("PROXY", 'Acquire::HTTP::Proxy "http://127.0.0.1:3142";'),
+        ("PROXY", "export HTTPS_PROXY=http://127.0.0.1"),
+        ("PROXY", "proxy = http://127.0.0.1"),
+        ("PROXY", "[global]\nindex-url = http://127.0.0.1"),
+        ("PROXY", "export PIP_INDEX_URL=http://127.0.0.1"),
+        ("PROXY", "UV_EXTRA_INDEX_URL=http://127.0.0.1"),
+        ("PROXY", "PIP_TRUSTED_HOST=127.0.0.1"),
+        ("PROXY", "Trusted-Host = 127.0.0.1"),
+        ("PROXY", "trusted_host: 127.0.0.1"),
+        ("TOKEN", f"token={TOKEN}"),
+        ("TOKEN", "AKIA" + 16 * "0"),
+        *(("TOKEN", f"gh{who}_" + 30 * "0") for who in "oprsu"),
+        ("TOKEN", "glpat-" + 20 * "0"),
+        ("TOKEN", "pypi-" + 40 * "0"),
+        *(("TOKEN", f"xox{what}-" + 20 * "0") for what in "abp"),
+    ],
+)
+def test_the_program_finds_what_the_expression_says(tmp_path, kind, left):
+    # It looks for a word of each before the expression is tried.
+    file = tmp_path / "etc/left"
+    file.parent.mkdir()
+    file.write_text(left)
+    assert looked_for(kind, tmp_path) == [str(file)]
+
+
+@pytest.mark.parametrize("kind", ["KEY", "PROXY", "TOKEN"])
+def test_words_alone_are_nothing_that_was_left(tmp_path, kind):
+    (tmp_path / "words").write_text("behind a proxy, hf_ and AKIA: no PRIVATE KEY----- in there")
+    assert looked_for(kind, tmp_path) == []
+
+
+def looked_for(kind: str, folder: Path) -> list[str]:
+    """Where the program finds keys, proxies or tokens."""
+    program = asked()
+    pattern = program["PRIVATE_KEY" if kind == "KEY" else kind]
+    return program["containing"](pattern, program[f"{kind}_HAS"], folder)

@@ -12,8 +12,8 @@ from pathlib import Path
 # well: builder/release/hygiene.py asks the disk the same.
 # What a setting of a proxy or of an index looks like, in any program's configuration.
 PROXY = re.compile(
-    r"(?i)acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *=|\bindex[-_]url\b|\btrusted[-_]host\b"
-    r"|^\s*proxy\s*=\s*\S+://",
+    r"(?i)acquire::\w+::proxy|\b(?:https?|ftp|all)_proxy\b *="
+    r"|(?:\b|_)(?:index[-_]url|trusted[-_]host)\b|^\s*proxy\s*=\s*\S+://",
     re.MULTILINE,
 )
 # Tokens that say by their form whose they are: of clouds, forges and hubs.
@@ -26,6 +26,13 @@ PROXIES_IN = ("/etc", "/root", "/home")
 # Not /opt: packages of Python have tokens in their examples.
 TOKENS_IN = (*PROXIES_IN, "/srv", "/usr/local")
 KEYS_IN = (*TOKENS_IN, "/opt", "/var/lib/dkms")
+# What each has in it, in small letters: to look for this first takes a fraction of the time.
+PROXY_HAS = (b"proxy", b"index-url", b"index_url", b"trusted-host", b"trusted_host")
+TOKEN_HAS = (
+    b"akia", b"hf_", b"gho_", b"ghp_", b"ghr_", b"ghs_", b"ghu_", b"glpat-", b"pypi-", b"xoxa-",
+    b"xoxb-", b"xoxp-",
+)  # fmt: skip
+KEY_HAS = (b"private key-----",)
 SECRETS = (
     "/root/.netrc", "/root/.pypirc", "/root/.docker", "/root/.aws", "/root/.azure",
     "/root/.config/gcloud", "/root/.git-credentials", "/root/.kube", "/root/.gnupg",
@@ -68,9 +75,15 @@ def below(*folders):
     ]
 
 
-def containing(pattern, *folders):
+def containing(pattern, words, *folders):
     small = (path for path in below(*folders) if path.stat().st_size < LARGE)
-    return sorted(str(path) for path in small if pattern.search(read(path)))
+    likely = (path for path in small if has_one(path, words))
+    return sorted(str(path) for path in likely if pattern.search(read(path)))
+
+
+def has_one(path, words):
+    content = path.read_bytes().lower()
+    return any(word in content for word in words)
 
 
 def booted():
@@ -162,8 +175,8 @@ ASKED = {
         "/etc/systemd/network/*.link", "/var/lib/dhcpcd/*", "/var/lib/NetworkManager/*",
         "/etc/NetworkManager/system-connections/*",
     ),
-    "private_keys": lambda: containing(PRIVATE_KEY, *KEYS_IN),
-    "proxies": lambda: containing(PROXY, *PROXIES_IN),
+    "private_keys": lambda: containing(PRIVATE_KEY, KEY_HAS, *KEYS_IN),
+    "proxies": lambda: containing(PROXY, PROXY_HAS, *PROXIES_IN),
     "residues": residues,
     "root_keys": root_keys,
     "secrets": lambda: present(*SECRETS),
@@ -173,7 +186,7 @@ ASKED = {
     ),
     "ssh": lambda: present("/root/.ssh/*", "/home/*/.ssh/*"),
     "temporary": temporary,
-    "tokens": lambda: containing(TOKEN, *TOKENS_IN),
+    "tokens": lambda: containing(TOKEN, TOKEN_HAS, *TOKENS_IN),
     "users": users,
 }  # fmt: skip
 
