@@ -135,11 +135,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def is_asked(item: pytest.Item, context: Mapping[str, Any]) -> bool:
     """Tell whether each mark ``if_used`` of a check finds a use of one of its roles."""
-    return all(
-        any(map(mark.kwargs.get("where", _any), uses.values()))
-        for mark in item.iter_markers("if_used")
-        for uses in [{k: v for role in mark.args for k, v in _uses(context, role).items()}]
-    )
+    return all(_is_used(mark, context) for mark in item.iter_markers("if_used"))
+
+
+def _is_used(mark: pytest.Mark, context: Mapping[str, Any]) -> bool:
+    where = mark.kwargs.get("where", _any)
+    uses = (use for role in mark.args for use in _uses(context, role).values())
+    return any(map(where, uses))
 
 
 def _any(_: Mapping[str, Any]) -> bool:

@@ -126,7 +126,7 @@ class EventStream(Reporter):
     def _check(self, stage: str, result: CheckResult) -> None:
         self._tell(
             "check_finished", stage=stage, name=result.name, outcome=result.outcome,
-            seconds=result.seconds, message=result.message or None,
+            seconds=result.seconds, message=result.message or None, engine=result.engine or None,
         )  # fmt: skip
 
     def published(self, image: Path, manifest: Mapping[str, Any], *, fresh: bool) -> None:

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _CHECK_SECONDS = 1800
 _BOOT_SECONDS = 600
+# The engine of what was seen of the file itself.
+NO_ENGINE = "none"
 # How pytest ends when it did what it was asked to.
 _ALL_WELL, _SOME_FAILED, _NO_CHECKS = 0, 1, 5
 _ENDED = (_ALL_WELL, _SOME_FAILED, _NO_CHECKS)
@@ -44,17 +47,24 @@ _ENDED = (_ALL_WELL, _SOME_FAILED, _NO_CHECKS)
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check said. ``outcome`` is passed, failed or skipped."""
+    """What one check said. ``outcome`` is passed, failed or skipped.
+
+    ``engine`` is where it was asked, empty where that is the verdict's.
+    """
 
     name: str
     outcome: str
     seconds: float
     message: str
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a set of checks said about an image; ``disk`` is the SHA-256 of its disk."""
+    """What a set of checks said about an image; ``disk`` is the SHA-256 of its disk.
+
+    A release is asked in VMs, and beside them in a container: each result names its engine.
+    """
 
     image: str
     disk: str
@@ -77,6 +87,17 @@ class Verdict:
         """Return how many checks passed, failed and were skipped."""
         outcomes = [result.outcome for result in self.results]
         return {name: outcomes.count(name) for name in ("passed", "failed", "skipped")}
+
+    def asked(self) -> str:
+        """Return where the checks were asked, and how many in each place where there are several.
+
+        ``qemu``, or ``20 of the file, 28 qemu, 9 nspawn``.
+        """
+        found = Counter(result.engine or self.engine for result in self.results)
+        if set(found) <= {self.engine}:
+            return self.engine
+        words = {NO_ENGINE: "of the file"}
+        return ", ".join(f"{count} {words.get(name, name)}" for name, count in found.items())
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that :meth:`from_json` reads."""
@@ -280,7 +301,8 @@ def ask(
     # Started where their paths begin, so that what they say of a place holds in the project too.
     with process.start(argv, log=log, env=env, cwd=checks.root) as child:
         status = child.wait(_CHECK_SECONDS)
-    results = _read_outcomes(outcomes) if status in _ENDED and outcomes.exists() else ()
+    written = status in _ENDED and outcomes.exists()
+    results = _read_outcomes(outcomes, engine) if written else ()
     if not _believable(status, results):
         raise process.failure(["pytest"], status, log.read_text(errors="replace"), log=log)
     return results
@@ -355,9 +377,12 @@ def _pytest(endpoint: Endpoint, checks: CheckSet, work: Path, junit: Path | None
     return [*argv, f"--junitxml={junit.resolve()}"] if junit else argv
 
 
-def _read_outcomes(path: Path) -> tuple[CheckResult, ...]:
+def _read_outcomes(path: Path, engine: str) -> tuple[CheckResult, ...]:
     found: dict[str, dict[str, Any]] = json.loads(path.read_text())
-    return tuple(CheckResult(name=_short(name), **entry) for name, entry in sorted(found.items()))
+    return tuple(
+        CheckResult(name=_short(name), engine=engine, **entry)
+        for name, entry in sorted(found.items())
+    )
 
 
 def _short(nodeid: str) -> str:

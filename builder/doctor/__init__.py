@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.doctor import host as machine
-from builder.doctor import project, store, upstream
+from builder.doctor import memory, project, signing, store, upstream
 from builder.doctor.finding import Case, EngineChoice, Finding, Host, Level
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["Case", "EngineChoice", "Finding", "Host", "Level", "examine"]
 _LOOKS: Sequence[Callable[[Case], Iterator[Finding]]] = (
     machine.python, machine.packer, machine.qemu, machine.firmware, machine.kvm, machine.user,
     machine.programs, machine.fuse, machine.loop, project.caches_answer, project.open_pins,
-    project.compatibility, store.health, store.disk, machine.memory, store.memory,
+    project.compatibility, signing.keys, store.health, store.disk, memory.guests, memory.history,
 )  # fmt: skip
 _OUTSIDE: Sequence[Callable[[Case], Iterator[Finding]]] = (upstream.servers, upstream.hub)
 

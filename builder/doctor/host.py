@@ -1,4 +1,4 @@
-"""What a build needs of this host: programs, rights, devices, memory and disk."""
+"""What a build needs of this host: programs, rights and devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import process
-from builder.doctor.finding import Finding, judged, size
+from builder.doctor.finding import Finding, judged
 from builder.engines.qemu import find_ovmf
 from builder.errors import CommandError, HostError
 from builder.packer import Packer
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _OLDEST_PYTHON = (3, 11)
 _OLDEST_QEMU = (6, 1)
-_MIB = 2**20
 _SECONDS = 20
 _LOOP_FILE = 1 << 20
 _VERSION = re.compile(r"version (\d+)\.(\d+)")
@@ -147,18 +146,6 @@ def loop(case: Case) -> Iterator[Finding]:
         yield Finding("loop", title, case.container, last, cure)
     else:
         yield Finding("loop", title, "ok", f"{device} was attached and detached")
-
-
-def memory(case: Case) -> Iterator[Finding]:
-    """Say whether the largest guest fits into the memory."""
-    stages = [stage.resources.memory_mib for stage in case.pipeline.stages]
-    need = max([case.pipeline.resources.memory_mib, *stages]) * _MIB
-    total, available = case.host.memory()
-    level: Level = "ok" if available >= need else "warn" if total >= need else "fail"
-    have, whole = size(available), size(total)
-    evidence = f"{have} available of {whole}; a guest gets {size(need)}"
-    cure = "" if level == "ok" else "set resources.memory in stages/pipeline.yml, or free some"
-    yield Finding("memory", "memory", level, evidence, cure)
 
 
 def _versioned(id_: str, title: str, program: str) -> Finding:

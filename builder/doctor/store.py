@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # A build that differs from the last one may take more; and the release is made beside the stages.
 _ROOM = 2
-_MIB = 1 << 20
 _PRUNE = "vaultbuild cache prune --dry-run says what can go from cache/var"
 
 
@@ -52,34 +51,6 @@ def room(free: int, last: Mapping[str, int], most: int) -> tuple[Level, str]:
     warns = max(need, fails)
     level: Level = "fail" if free < fails else "warn" if free < warns else "ok"
     return level, f"{why}; below {size(warns)} it warns, below {size(fails)} it fails"
-
-
-def memory(case: Case) -> Iterator[Finding]:
-    """Say whether there is memory for the largest process of earlier builds.
-
-    One process, not all of a machine: what a build needs is at least that.
-    """
-    found = [(_largest_process(case, stage), stage) for stage in case.pipeline.stages]
-    told = [(took, stage) for took, stage in found if took]
-    if not told:
-        return
-    need, stage = max(told, key=lambda each: each[0])
-    total, available = case.host.memory()
-    given = stage.resources.memory_mib * _MIB
-    level: Level = "fail" if total < need else "warn" if min(available, given) < need else "ok"
-    parts = ", ".join(f"{stage.name} {size(took)}" for took, stage in told)
-    evidence = (
-        f"the largest processes of the last builds: {parts}; "
-        f"{size(available)} available, and a VM of {stage.name} gets {size(given)}"
-    )
-    where = f"stages/{stage.name}/stage.yml"
-    cure = "" if level == "ok" else f"free some, or raise resources.memory for VMs in {where}"
-    yield Finding("memory-history", "memory that builds took", level, evidence, cure)
-
-
-def _largest_process(case: Case, stage: Stage) -> int | None:
-    image = Store(case.var).last_image(case.pipeline.variant, stage.name)
-    return image.record.largest_process_bytes if image else None
 
 
 def _last(case: Case) -> Iterator[tuple[str, int]]:

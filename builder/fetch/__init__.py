@@ -183,6 +183,10 @@ class Fetcher:
             [url], name=name_of(url), work=lambda at: self._head(at, dict(headers))
         )
 
+    def status(self, url: str) -> int:
+        """Return the status that a server answers with, whatever it is; no redirect is followed."""
+        return self._from_one_of([url], name=name_of(url), work=self._status)
+
     def close(self) -> None:
         """Close the connections. Not needed: they are closed with the last use of this object."""
         with self._lock:
@@ -284,6 +288,10 @@ class Fetcher:
                 raise of_status(response.status_code, response.headers, what=what)
             refuse_downgrade(response)
             yield response
+
+    def _status(self, url: str) -> int:
+        with self._client().stream("HEAD", url, follow_redirects=False) as response:
+            return response.status_code
 
     def _head(self, url: str, headers: dict[str, str]) -> Answer:
         try:

@@ -56,7 +56,8 @@ class TransientError(VaultbuildError):
 
     ``after`` is how many seconds whoever failed asks us to wait. ``tries`` is how often this kind
     of failure is worth trying, when that is less than the policy says. ``outage`` is false where
-    the server works, and only what it gave was wrong.
+    the server works, and only what it gave was wrong. ``status`` is what HTTP calls the failure,
+    None where no server answered.
     """
 
     def __init__(
@@ -68,15 +69,28 @@ class TransientError(VaultbuildError):
         after: float | None = None,
         tries: int | None = None,
         outage: bool = True,
+        status: int | None = None,
     ) -> None:
         super().__init__(message, hint=hint, log=log)
+        self.status = status
         self.after = after
         self.tries = tries
         self.outage = outage
 
 
 class PermanentError(VaultbuildError):
-    """Something failed that fails again however often it is tried."""
+    """Something failed that fails again however often it is tried; ``status`` as above."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        log: Path | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, log=log)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +166,18 @@ def of_status(status: int, headers: Mapping[str, str], *, what: str) -> Vaultbui
     """Return the error that an HTTP status means. ``what`` is said of whom: "x from y:80"."""
     message = f"{what}: the server answers {status}"
     if status in _PASSING or (status in _SERVER_ERRORS and status not in _STAYING):
-        return TransientError(message, after=retry_after(headers))
+        return TransientError(message, after=retry_after(headers), status=status)
     if status in _GONE:
         hint = (
             "it has left that server, or never was there: choose what there is (a newer version?)"
         )
-        return PermanentError(message, hint=hint)
+        return PermanentError(message, hint=hint, status=status)
     if status in _REFUSED:
         hint = (
             "this needs credentials, or the proxy's: see http_proxy, and the URL that is configured"
         )
-        return PermanentError(message, hint=hint)
-    return PermanentError(message)
+        return PermanentError(message, hint=hint, status=status)
+    return PermanentError(message, status=status)
 
 
 def of_transport(error: BaseException, *, what: str = "") -> VaultbuildError | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from builder import __version__, digest, disks, files, network
@@ -23,10 +23,10 @@ from builder.release.clones import boot_clones, clone_results, share_identity
 from builder.release.hygiene import hostnames, hygiene_results
 from builder.release.inspection import inspect, package_sources
 from builder.scratch import staging, sweep_staging
-from builder.verify import Verdict, copied, require_passed
+from builder.verify import NO_ENGINE, Verdict, copied, require_passed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from builder.digest import Facts
@@ -226,7 +226,7 @@ def _inspect(
         raw.unlink(missing_ok=True)
     seconds = round(time.monotonic() - started, 1)
     bytes_of = image.record.disk.sha256
-    verdict = Verdict(image.key, bytes_of, checks.digest(), "none", seconds, seen)
+    verdict = Verdict(image.key, bytes_of, checks.digest(), NO_ENGINE, seconds, seen)
     stage = image.record.stage
     shell = project.command(f"shell {stage}")
     hint = f"what is in the image was left by a role; look inside: {shell}"
@@ -261,16 +261,20 @@ def _judge(
 ) -> Verdict:
     """Return the verdict on the published file; raise unless it is good."""
     first, second = clones
-    results = [*seen, *first.results, *clone_results(first, second)]
+    results = (*_asked_in(NO_ENGINE, seen), *first.results, *clone_results(first, second))
     seconds = max(clone.seconds for clone in clones)
     engine, bytes_of = project.vm.name, image.record.disk.sha256
-    verdict = Verdict(image.key, bytes_of, checks.digest(), engine, seconds, tuple(results))
+    verdict = Verdict(image.key, bytes_of, checks.digest(), engine, seconds, results)
     stage = image.record.stage
     hint = f"look inside: {project.command(f'shell {stage}')}"
     if share_identity(first, second):
         hint = f"clones share an identity: is `seal` the last role of {stage}?"
     require_passed(verdict, f"the release of {stage}", project.command, hint=hint)
     return verdict
+
+
+def _asked_in(engine: str, results: Iterable[CheckResult]) -> Iterator[CheckResult]:
+    return (replace(result, engine=engine) for result in results)
 
 
 def _manifest(
@@ -339,9 +343,11 @@ def _link(image: Image) -> dict[str, str]:
 
 
 def _summary(verdict: Verdict) -> dict[str, Any]:
+    """Return what the manifest says of a verdict: of each check, where it was asked, too."""
     checks = [asdict(result) for result in verdict.results]
     for check in checks:
         del check["message"]
+        check["engine"] = check["engine"] or verdict.engine
     head = {"engine": verdict.engine, "checks": verdict.checks, "seconds": verdict.seconds}
     return {**head, **verdict.counts(), "results": checks}
 

@@ -44,7 +44,7 @@ def new_kernel(
     ``places`` are all that count for the variant, ``offers`` what its archives have.
     """
     known = list(places)
-    pinned = next((found for place in known if (found := _pinned(place))), None)
+    pinned = pinned_in(known)
     if pinned is None:
         return [], []
     notes: list[Note] = []
@@ -54,6 +54,11 @@ def new_kernel(
             return list(_edits(known, pinned, newer)), notes
         notes.append(Note(str(newer), f"held back: {against}"))
     return [], notes
+
+
+def pinned_in(places: Iterable[Place]) -> Kernel | None:
+    """Return the kernel that a variant pins, None where it pins none."""
+    return next((found for place in places if (found := _pinned(place))), None)
 
 
 def _pinned(place: Place) -> Kernel | None:

@@ -213,24 +213,29 @@ def _kernels(
 ) -> Iterator[Edit]:
     """Yield the change to a newer kernel, variant by variant, where one goes with the driver.
 
-    What variants share changes with the first that names it.
+    What variants share changes with the first that names it. What is told of a kernel that was
+    judged stands in the place of what is told of any package.
     """
     done: set[Place] = set()
+    judged: set[str] = set()
+    held_back: list[Note] = []
     for project in projects:
         if wanted.names or not project.judge.has_table:
             continue
-        from builder.upstream.kernels import new_kernel  # late: projects without drivers
+        from builder.upstream.kernels import new_kernel, pinned_in  # late: projects without drivers
 
         variant = project.pipeline.variant
         mine = [place for place in places if _variant_of(place) in {variant, None}]
         stack = project.judge.stack([stage.name for stage in project.pipeline.stages])
-        if stack.driver is None:
+        if stack.driver is None or pinned_in(mine) is None:
             continue
         edits, notes = new_kernel(mine, scopes.of(project).offers, stack, project.judge.table)
-        found.notes[:] = [note for note in found.notes if not pins.is_kernel(note.what)]
-        found.notes += notes
+        judged |= {place.pin[0] for place in mine if place.pin and pins.is_kernel(place.pin[0])}
+        held_back += [note for note in notes if note not in held_back]
         yield from (edit for edit in edits if edit.place not in done)
         done |= {edit.place for edit in edits}
+    found.notes[:] = [note for note in found.notes if note.what not in judged]
+    found.notes += held_back
 
 
 class _Scopes:

@@ -198,6 +198,9 @@ def test_it_was_booted_by_both_firmwares_and_checked(release):
         assert verdict["failed"] == 0
         assert verdict["passed"] >= 3
     names = {check["name"] for check in manifest["verdicts"][-1]["results"]}
+    asked = {check["name"]: check["engine"] for check in manifest["verdicts"][-1]["results"]}
+    assert set(asked.values()) == {"none", "qemu"}, "of the file, and in VMs"
+    assert asked["final/test_final.py::test_cloud_init_was_told"] == "qemu"
     assert "clones::have host keys of their own" in names
     assert "final/test_final.py::test_cloud_init_was_told" in names
 

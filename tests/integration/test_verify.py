@@ -220,8 +220,10 @@ def test_booted(context):
     )
     with copied(chosen) as copy:
         first, second = boot_clones(disk, copy, vm, RESOURCES, tmp_path / "logs", container)
-    told = {result.name.partition("::")[2]: result.outcome for result in first.results}
-    assert told == {"test_anywhere": "passed", "test_booted": "passed"}
+    told = {
+        result.name.partition("::")[2]: (result.outcome, result.engine) for result in first.results
+    }
+    assert told == {"test_anywhere": ("passed", "nspawn"), "test_booted": ("passed", "qemu")}
     assert second.results == ()
     assert len(container.given) == 1
 

@@ -23,7 +23,6 @@ from builder.store import DISK, Store
 TEAM = {name: {"url": "http://builder:s3cret@127.0.0.1:9"} for name in ("apt", "pypi")}
 OWN = {"apt": {"url": None}, "pypi": {"url": None}}
 MEMINFO = "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 6291456 kB\n"
-GIB = 2**30
 
 
 @pytest.fixture
@@ -208,14 +207,6 @@ def test_free_disk_is_compared_with_the_pipeline_s(need, level, pipeline, host, 
     assert found(pipeline, host)["disk"].level == level
 
 
-@pytest.mark.parametrize(("gib", "level"), [(6, "ok"), (7, "warn"), (9, "fail")])
-def test_memory_is_compared_with_the_guest_s(gib, level, pipeline, host, install):
-    pipeline.resources.memory_mib = gib * 1024
-    finding = found(pipeline, host)["memory"]
-    assert finding.level == level
-    assert "6.0 GiB available of 8.0 GiB" in finding.evidence
-
-
 def test_remote_caches_that_do_not_answer_fail(pipeline, host, install):
     pipeline.caches = TEAM
     finding = found(pipeline, host)["cache-pypi"]
@@ -311,13 +302,13 @@ def built(pipeline):
     pipeline.variant = "one"
     store = Store(pipeline.project / "cache/var")
 
-    def make(source, *, largest=None, **stages):
+    def make(source, **stages):
         first = {"kind": "source", "bytes": source}
         _commit(store, "source", [first], source)
         below = [first]
         for name, size in stages.items():
             documents = [*below, {"kind": "role", "stage": name}]
-            _commit(store, name, documents, size, (largest or {}).get(name))
+            _commit(store, name, documents, size)
             store.remember("one", name, documents)
             below = []
         parents = [None, *stages]
@@ -335,32 +326,16 @@ def built(pipeline):
     return make
 
 
-def _commit(store, stage, documents, size, largest=None):
+def _commit(store, stage, documents, size):
     with store.staging() as staged:
         disk = staged / DISK
         disk.write_bytes(bytes(size))
         record = BuildRecord(
             key=digest_document(documents[-1]), variant="one", stage=stage, created="now",
             seconds=1.0, documents=tuple(documents), parent=None,
-            disk=DiskRecord(digest_file(disk), size), largest_process_bytes=largest,
+            disk=DiskRecord(digest_file(disk), size),
         )  # fmt: skip
         store.commit(staged, record)
-
-
-@pytest.mark.parametrize(("gib", "level"), [(3, "ok"), (5, "warn"), (9, "fail")])
-def test_memory_is_judged_by_the_largest_process_of_the_last_builds(
-    gib, level, pipeline, host, built
-):
-    built(1, base=1, drivers=1, largest={"base": GIB, "drivers": gib * GIB})
-    (finding,) = doctor_store.memory(Case(pipeline, host))
-    assert finding.level == level
-    assert f"base 1.0 GiB, drivers {gib}.0 GiB; 6.0 GiB available" in finding.evidence
-    assert ("stages/drivers/stage.yml" in finding.cure) == (level != "ok")
-
-
-def test_where_no_memory_was_counted_nothing_is_said(pipeline, host, built):
-    built(1, base=1)
-    assert not list(doctor_store.memory(Case(pipeline, host)))
 
 
 def test_room_is_judged_by_what_stages_took_last_time(pipeline, host, built):

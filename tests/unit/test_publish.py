@@ -11,8 +11,16 @@ import pytest
 from builder.digest import Facts
 from builder.errors import StoreError
 from builder.release.clones import Clone, clone_results, share_identity
-from builder.release.publish import find_release, packages_digest, publish, release_name
+from builder.release.publish import (
+    _judge,
+    _summary,
+    find_release,
+    packages_digest,
+    publish,
+    release_name,
+)
 from builder.scratch import owned
+from builder.verify import CheckResult
 
 KEY = "0123456789abcdef" * 4
 DISK = "d" * 64
@@ -200,6 +208,26 @@ def test_what_a_killed_publish_of_another_image_left_goes(release, tmp_path):
 
 
 # --- what a manifest says -------------------------------------------------------------------------
+
+
+def test_each_check_of_a_release_says_where_it_was_asked():
+    """A container's answer is no VM's, and what was seen of the file is neither's."""
+    image = SimpleNamespace(key=KEY, record=IMAGE.record)
+    answers = [
+        CheckResult("base/test_a.py::test_booted", "passed", 1.0, "", "qemu"),
+        CheckResult("base/test_a.py::test_anywhere", "passed", 1.0, "", "nspawn"),
+    ]
+    first = replace(clone("bios", "1", "ed25519 A"), results=tuple(answers))
+    project = SimpleNamespace(vm=SimpleNamespace(name="qemu"), command=" ".join)
+    seen = [CheckResult("release::stands alone", "passed", 0.1, "")]
+    clones = (first, clone("uefi", "2", "ed25519 B"))
+    checks = SimpleNamespace(digest=lambda: "c" * 64)
+    verdict = _judge(project, seen, clones, image, checks)
+    told = {each["name"]: each["engine"] for each in _summary(verdict)["results"]}
+    assert told.pop("release::stands alone") == "none"
+    assert told.pop("base/test_a.py::test_anywhere") == "nspawn"
+    assert set(told.values()) == {"qemu"}
+    assert verdict.asked() == "1 of the file, 5 qemu, 1 nspawn"
 
 
 def test_the_order_of_packages_is_no_difference():

@@ -233,3 +233,89 @@ def test_the_document_for_machines(find):
          "after": "3.5.5-1"},
     ]  # fmt: skip
     assert document["files"][0]["diff"].startswith("--- a/stages/pipeline.yml")
+
+
+# --- the kernel, over all variants ----------------------------------------------------------------
+
+SPECS = """\
+argument_specs:
+  main:
+    options:
+      nvidia_driver_version: {type: str}
+      nvidia_driver_flavour: {type: str}
+"""
+PIN_SPECS = "argument_specs: {main: {options: {kernel_pin_release: {type: str}}}}\n"
+PINNED = "linux-image-6.12.117+deb13-cloud-amd64"
+NEWER = "linux-image-6.12.118+deb13-cloud-amd64"
+KERNELS = f"""\
+schema: 1
+name: tiny
+version: "1.0.0"
+variant: one
+stages: [base, final]
+variants:
+  one:
+    source: &source
+      bootstrap:
+        suite: trixie
+        mirrors: [deb http://mirror.example/debian trixie main]
+        packages: [{PINNED}=6.12.117-1]
+    variables: &variables
+      kernel_pin_release: 6.12.117+deb13-cloud-amd64
+      nvidia_driver_version: 550.163.01-2
+      nvidia_driver_flavour: proprietary
+  alias: {{source: *source, variables: *variables}}
+"""
+BARE = """\
+  bare:
+    source:
+      bootstrap:
+        suite: trixie
+        mirrors: [deb http://mirror.example/debian trixie main]
+        packages: [linux-image-6.12.117+deb13-amd64=6.12.117-1]
+"""
+
+
+@pytest.fixture
+def kernels(project, archives):
+    """Call it with a pipeline: what ``lock packages`` tells of its kernels."""
+    kinds = ("cloud-amd64", "amd64")
+    offers = {
+        f"linux-image-6.12.{minor}+deb13-{kind}": f"6.12.{minor}-1"
+        for minor in (117, 118)
+        for kind in kinds
+    }
+    archives.publish(SUITE, {MAIN: offers})
+
+    def tell(text):
+        root = project(
+            {
+                "stages/pipeline.yml": text,
+                "stages/base/stage.yml": "roles: [kernel_pin, nvidia_driver]\n",
+                "ansible/roles/kernel_pin/meta/argument_specs.yml": PIN_SPECS,
+                "ansible/roles/kernel_pin/tasks/main.yml": "[]\n",
+                "ansible/roles/nvidia_driver/meta/argument_specs.yml": SPECS,
+                "ansible/roles/nvidia_driver/tasks/main.yml": "[]\n",
+            }
+        )
+        shutil.copy(ROOT / "stages/compatibility.yml", root / "stages")
+        web = Web(archives.pages)
+        return relock.relock(root, Sources(web, web, None, Hub), Wanted.of(["packages"]))
+
+    return tell
+
+
+def test_a_kernel_that_is_held_back_is_told_once_however_many_variants_share_it(kernels):
+    found = kernels(KERNELS)
+    assert found.edits == []
+    (note,) = found.notes
+    assert note.what == f"{NEWER}=6.12.118-1"
+    assert note.why.startswith("held back: nobody has seen the proprietary module")
+
+
+def test_a_kernel_that_goes_with_no_driver_is_told_beside_those_that_do(kernels):
+    found = kernels(KERNELS + BARE)
+    held, bare = sorted((note.what, note.why.split(":")[0]) for note in found.notes)[::-1]
+    assert held == (f"{NEWER}=6.12.118-1", "held back")
+    assert bare[0] == "linux-image-6.12.117+deb13-amd64"
+    assert "changed by hand" in bare[1]

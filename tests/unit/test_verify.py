@@ -42,6 +42,17 @@ def stage(name: str, parent: str | None) -> Stage:
     )
 
 
+def test_a_verdict_says_where_its_checks_were_asked():
+    """Those of a release are not all asked in its VMs."""
+    booted = verdict("passed", "passed")
+    assert booted.asked() == "qemu"
+    beside = replace(booted.results[0], engine="nspawn")
+    seen = replace(booted.results[0], engine="none")
+    whole = replace(booted, results=(seen, *booted.results, beside))
+    assert whole.asked() == "1 of the file, 2 qemu, 1 nspawn"
+    assert Verdict.from_json(whole.to_json()) == whole
+
+
 LINEAGE = (stage("base", None), stage("final", "base"))
 
 
