@@ -57,6 +57,10 @@ OLD = edit(edit(OLD, "</sram_uncorrectable_", "</sram_u_"), "</dram_uncorrectabl
 OLD_ERRORS = edit(OLD, "<volatile>", "<volatile><double_bit><total>3</total></double_bit>", 1)
 PAGES = text(H100, "pending_retirement", "No", 2)
 HALF_UP = h.LINKS.replace("Link 3: 26.562 GB/s", "Link 3: <inactive>")
+# A card without a bridge, beside one that a bridge joins to others.
+BRIDGED = h.LINKS.partition("GPU 1")[0] + (
+    "GPU 1: NVIDIA H100 NVL (UUID: GPU-1)\n\t Link 0: <inactive>\n\t Link 1: <inactive>\n"
+)
 NONE_UP = "\n".join(
     line if "GPU" in line else "\t Link 0: <inactive>" for line in h.LINKS.split("\n")
 )
@@ -140,6 +144,7 @@ PASSING = {
     "nvlink": [
         ({}, {}, "2 x 18 links"),
         ({}, {"nvlinks": 18}, "2 x 18 links"),
+        (program("nvidia-smi nvlink", BRIDGED), {}, "1 x 18 links, 1 x 0 links"),
         (program("nvidia-smi nvlink", NONE_UP), {"nvlinks": 0}, "2 x 0 links"),
     ],
     "fabric": [({}, {}, "2 x Completed")],
