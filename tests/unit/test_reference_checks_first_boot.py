@@ -17,7 +17,7 @@ def answer():
             "enabled": "enabled",
             "ActiveState": "inactive",
             "Result": "exec-condition",
-            "After": "sysinit.target multi-user.target",
+            "After": "sysinit.target multi-user.target nvidia-cdi-refresh.service",
         },
     }
     expected = {
@@ -35,6 +35,7 @@ def told(**machine):
 
 SWITCHED = "test_unit_is_switched_as_was_asked"
 WAITS = "test_nothing_waits_for_the_unit"
+DESCRIBED = "test_gpus_are_described_to_containers_before_they_are_checked"
 READY = "test_unit_is_ready_for_a_gpu"
 SAYS = "test_program_says_that_no_gpu_is_here"
 PASSED = "test_gpus_passed_on_their_first_boot"
@@ -56,7 +57,7 @@ SOUND = {
     ),
     "without the role first_boot_gpu_check": (
         {"uses": ("first_boot_gpu_check", None), "first_boot.py": dict.fromkeys(QUESTIONS)},
-        *(SWITCHED, WAITS, READY, SAYS, PASSED, WRITTEN, DRIVER, CUDA),
+        *(SWITCHED, WAITS, DESCRIBED, READY, SAYS, PASSED, WRITTEN, DRIVER, CUDA),
     ),
     "without a role of the driver": (
         {"uses": ("nvidia_driver", None), "expected": ("nvidia_driver_version", None)},
@@ -83,7 +84,11 @@ def pinned(**said):
 BROKEN = {
     "the unit is disabled": (told(unit={"enabled": "disabled"}), SWITCHED),
     "the unit is not to run and does": (OFF, SWITCHED),
-    "the boot waits for the unit": (told(unit={"After": "sysinit.target"}), WAITS),
+    "the boot waits for the unit": (told(unit={"After": ("multi-user.target ", "")}), WAITS),
+    "GPUs are checked while they are described": (
+        told(unit={"After": (" nvidia-cdi-refresh.service", "")}),
+        DESCRIBED,
+    ),
     "the unit failed": (told(unit={"ActiveState": "failed", "Result": "exit-code"}), READY),
     "the unit was killed": (told(unit={"Result": "signal"}), READY),
     "results of another machine": (told(results="passed"), READY),

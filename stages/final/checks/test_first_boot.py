@@ -38,6 +38,10 @@ def test_nothing_waits_for_the_unit(machine):
     assert "multi-user.target" in machine["unit"]["After"].split()
 
 
+def test_gpus_are_described_to_containers_before_they_are_checked(machine):
+    assert "nvidia-cdi-refresh.service" in machine["unit"]["After"].split()
+
+
 @pytest.mark.usefixtures("without_gpu")
 def test_unit_is_ready_for_a_gpu(machine):
     assert machine["unit"]["ActiveState"] == "inactive"
