@@ -43,6 +43,7 @@ class GpuMachine:
             device.mkdir(parents=True)
             (device / "vendor").write_text("0x10de\n")
             (device / "class").write_text("0x030200\n")
+            (device / "device").write_text("0x2330\n")
         (self.root / "dev").mkdir()
         for name in ("nvidiactl", "nvidia-uvm", "nvidia0", "nvidia1"):
             (self.root / "dev" / name).symlink_to("/dev/null")

@@ -132,11 +132,15 @@ def test_expectations_that_cannot_be_used_are_no_result(run, tmp_path):
 
 
 def test_expectations_are_compared_and_kept(run, tmp_path):
-    expected = {"driver_version": "580.65.06", "gpus": {"NVIDIA H100 80GB HBM3": 2}}
+    expected = {
+        "driver_version": "580.65.06",
+        "gpus": {"NVIDIA H100 80GB HBM3": 2},
+        "pci_ids": {"A100": ["20B2"]},
+    }
     (tmp_path / "expect.json").write_text(json.dumps(expected))
     _, document, results = run("--expect", tmp_path / "expect.json")
     assert document["expected"] == expected
-    assert having(results, "failed") == {"driver-version"}
+    assert having(results, "failed") == {"driver-version", "declared-gpus"}
 
 
 def test_packed_into_one_file_it_is_the_same_program(run, tmp_path):

@@ -109,12 +109,14 @@ class Table:
         site = f"{venv}/lib/python3.13/site-packages"
         paths = [f"{site}/{name}" for name in ("torch", "onnxruntime", "tensorflow")]
         nodes = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia1"]
+        self.bus = other.pop("bus", BUS.get(xml, BUS[H100]))
+        ids = {f"/sys/bus/pci/devices/{address}/device": "0x2330" for address in self.bus}
         self.files = {
+            **ids,
             **dict.fromkeys([*paths, "/run/cdi/nvidia.yaml", *nodes], ""),
             "/sys/module/nvidia/version": "550.163.01",
             **other.pop("files", {}),
         }
-        self.bus = other.pop("bus", BUS.get(xml, BUS[H100]))
         assert not other, other
 
     def _answer(self, argv):
@@ -146,3 +148,6 @@ class Table:
 
     def gpus_on_the_bus(self):
         return self.bus
+
+    def pci_id(self, address):
+        return self.files[f"/sys/bus/pci/devices/{address}/device"][2:].upper()

@@ -83,6 +83,12 @@ PASSING = {
         ({}, {"gpus": {"NVIDIA H100 80GB HBM3": 2}}, "2 x NVIDIA H100"),
         ({"bus": []}, {"gpus": {"NVIDIA H100 80GB HBM3": 2}}, "2 x NVIDIA H100"),
     ],
+    "declared-gpus": [
+        ({}, {"pci_ids": {"L4": ["27B8"], "H100": ["2331", "2330"]}}, "2 x H100"),
+        # Asked of the bus, since a driver that is too old for a GPU does not list it.
+        ({**NO_SMI}, {"pci_ids": {"H100": ["2330"]}}, "2 x H100"),
+        ({"bus": []}, {"pci_ids": {"H100": ["2330"]}}, "2 x H100"),
+    ],
     "ecc": [({}, {}, "2 x Enabled"), ({"xml": OLD}, {"ecc": "Enabled"}, "2 x Enabled")],
     "persistence-mode": [({}, {}, "2 x Enabled")],
     "retired-pages": [({"xml": text(PAGES, "retired_count", "4")}, {}, "4 pages retired")],
@@ -178,6 +184,15 @@ FAILING = {
         ),
         ({}, {"gpus": {"NVIDIA H100 80GB HBM3": 8}}, "2 x NVIDIA H100 80GB HBM3, expected are 8"),
         ({}, {"gpus": {"NVIDIA L4": 2}}, "NVIDIA H100 80GB HBM3 is not expected"),
+    ],
+    "declared-gpus": [
+        (
+            {"files": {"/sys/bus/pci/devices/0000:3b:00.0/device": "0x26b9"}},
+            {"pci_ids": {"L4": ["27B8"], "H100": ["2330", "2331"]}},
+            "0000:3b:00.0 has the PCI id 26B9, which is none of L4 (27B8), H100 (2330, 2331)",
+        ),
+        (NO_SMI, {"pci_ids": {"L4": ["27B8"]}}, "0000:19:00.0 has the PCI id 2330"),
+        ({"bus": []}, {"pci_ids": {"L4": ["27B8"]}}, "0000:19:00.0 has the PCI id 2330"),
     ],
     "ecc": [
         ({"xml": text(H100, "pending_ecc", "Disabled")}, {}, "GPU 0: ECC is Enabled, and Disabled"),
@@ -297,6 +312,15 @@ SKIPPED = {
         (UNREAD, {"cuda_version": "12.4"}, "read"),
     ],
     "gpu-list": [({"bus": []}, {}, "no list is expected")],
+    "declared-gpus": [
+        ({}, {}, "no PCI ids are expected"),
+        ({"bus": [], **NO_SMI}, {"pci_ids": {"H100": ["2330"]}}, "there is no nvidia-smi"),
+        (
+            {"bus": [], "xml": edit(H100, "233010DE", "N/A")},
+            {"pci_ids": {"H100": ["2330"]}},
+            "neither the PCI bus nor nvidia-smi tells",
+        ),
+    ],
     "ecc": [
         (
             {"xml": text(text(H100, "current_ecc", "N/A", 2), "pending_ecc", "N/A", 2)},

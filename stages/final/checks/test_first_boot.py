@@ -77,3 +77,8 @@ def test_expected_driver_is_the_pinned_one(machine, expected):
 def test_expected_cuda_is_the_pinned_one(machine, expected):
     cuda = ".".join(expected["cuda_runtime_version"].split(".")[:2])
     assert machine["expected"].get("cuda_version", cuda) == cuda
+
+
+@pytest.mark.if_used("nvidia_driver", "nvidia")
+def test_expected_gpus_are_the_declared_ones(machine, gpus):
+    assert set(machine["expected"].get("pci_ids", gpus)) == set(gpus)

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 BANDWIDTHS = ("host_to_device", "device_to_host", "device_to_device", "peer")
 SWITCH = ("Enabled", "Disabled")
+# As tables and messages have it: four digits, and letters that are capitals.
+_ID = re.compile(r"[0-9A-F]{4}")
 
 
 class WrongFileError(Exception):
@@ -23,6 +26,7 @@ class Expected:
     driver_version: str | None = None
     cuda_version: str | None = None
     gpus: dict[str, int] = field(default_factory=dict)
+    pci_ids: dict[str, list[str]] = field(default_factory=dict)
     ecc: str | None = None
     mig: str | None = None
     bandwidth: dict[str, float] = field(default_factory=dict)
@@ -73,6 +77,13 @@ def _are_gpus(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_count(count) for count in value.values())
 
 
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(ids, list) and all(_is_text(one) and _ID.fullmatch(one) for one in ids)
+        for ids in value.values()
+    )
+
+
 def _are_floors(value: Any) -> bool:
     return isinstance(value, dict) and all(
         name in BANDWIDTHS and isinstance(floor, (int, float)) for name, floor in value.items()
@@ -89,6 +100,7 @@ _FORMS = {
     "driver_version": _VERSION,
     "cuda_version": _VERSION,
     "gpus": (_are_gpus, 'names with counts, such as {"NVIDIA H100 80GB HBM3": 8}'),
+    "pci_ids": (_are_ids, 'PCI device ids by name of a GPU, such as {"H100": ["2330", "2331"]}'),
     "ecc": _MODE,
     "mig": _MODE,
     "bandwidth": (_are_floors, f"GB/s by name: {', '.join(BANDWIDTHS)}"),

@@ -55,6 +55,17 @@ class Machine:
             raise Skipped("nvidia-smi lists no GPU")
         return self.smi.gpus
 
+    @property
+    def pci_ids(self) -> dict[str, str]:
+        """The PCI device id of each GPU by its address.
+
+        Of the bus, which has those that the driver does not know too; where it is hidden, as
+        nvidia-smi tells them.
+        """
+        if bus := self.host.gpus_on_the_bus():
+            return {address: self.host.pci_id(address) for address in bus}
+        return {gpu.bus: gpu.pci_id for gpu in self.gpus if gpu.pci_id}
+
     @cached_property
     def cuda_answer(self) -> Answer:
         """What the process that asks CUDA wrote."""
