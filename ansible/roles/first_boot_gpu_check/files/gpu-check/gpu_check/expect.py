@@ -32,7 +32,9 @@ class Expected:
     bandwidth: dict[str, float] = field(default_factory=dict)
     peer_access: bool | None = None
     nvlinks: int | None = None
+    fabric_cluster: bool | None = None
     container_image: str | None = None
+    vllm: dict[str, str] = field(default_factory=dict)
 
 
 def read(path: str | None) -> tuple[Expected, dict[str, Any]]:
@@ -94,8 +96,17 @@ def _is_version(value: Any) -> bool:
     return _is_text(value) and all(part.isdigit() for part in value.split("."))
 
 
+def _is_prompt(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"venv", "model"}
+        and all(_is_text(path) and path.startswith("/") for path in value.values())
+    )
+
+
 _TEXT, _VERSION = (_is_text, "a text"), (_is_version, 'a version in quotes, such as "12.4"')
 _MODE = (lambda value: value in SWITCH, " or ".join(SWITCH))
+_SWITCHED = (lambda value: isinstance(value, bool), "true or false")
 _FORMS = {
     "driver_version": _VERSION,
     "cuda_version": _VERSION,
@@ -104,7 +115,9 @@ _FORMS = {
     "ecc": _MODE,
     "mig": _MODE,
     "bandwidth": (_are_floors, f"GB/s by name: {', '.join(BANDWIDTHS)}"),
-    "peer_access": (lambda value: isinstance(value, bool), "true or false"),
+    "peer_access": _SWITCHED,
     "nvlinks": (_is_count, "a count of active links for each GPU"),
+    "fabric_cluster": _SWITCHED,
     "container_image": _TEXT,
+    "vllm": (_is_prompt, "venv and model, the folders of both on the machine"),
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpu_check.host import Answer, Host
 
 _SMI_SECONDS = 120
-_CUDA_SECONDS = {"quick": 300, "medium": 900}
+_CUDA_SECONDS = {"quick": 300, "medium": 900, "long": 900}
 
 
 class Machine:

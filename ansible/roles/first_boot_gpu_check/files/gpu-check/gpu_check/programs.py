@@ -79,6 +79,29 @@ say(True, f"tensorflow {tf.__version__}: products on {len(devices)} GPUs are tho
 """
 
 
+# One answer by a model that lies on the machine: nothing is fetched, kept or reported. vLLM logs on
+# stdout, and threads of it outlive the answer.
+_VLLM = """
+import os, sys, tempfile
+folder = tempfile.TemporaryDirectory(prefix="gpu-check.")
+os.environ.update(
+    HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    VLLM_CACHE_ROOT=folder.name, VLLM_LOGGING_LEVEL="ERROR", TRITON_CACHE_DIR=folder.name,
+)
+import vllm
+model = vllm.LLM(model=sys.argv[1], enforce_eager=True, max_model_len=128, seed=1)
+asked = vllm.SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+came = model.generate(["GPUs are"], asked, use_tqdm=False)[0].outputs[0]
+count, said = len(came.token_ids), f"vLLM {vllm.__version__} answered {came.text!r}"
+if count != 8:
+    said += f", {count} tokens instead of 8"
+print(json.dumps({"ok": count == 8, "said": said}))
+sys.stdout.flush()
+folder.cleanup()
+os._exit(0)
+"""
+
+
 def _onnx_model() -> str:
     """Return the model in base64: protobuf by hand, since nothing here may need a library."""
     import base64
@@ -115,10 +138,22 @@ def framework(name: str, machine: Machine) -> Said:
     return of_steps([one for one in steps if one[1]["ok"] is not None] or steps)
 
 
-def _asked(machine: Machine, venv: str, script: str) -> dict[str, Any]:
+def prompt(machine: Machine) -> Said:
+    """A prompt is answered by vLLM, with a model that lies on the machine."""
+    named = machine.expected.vllm
+    if not named:
+        raise Skipped("no vllm is expected: neither an environment nor a model is named")
+    venv, model = named["venv"], named["model"]
+    if not machine.host.find(f"{model}/config.json"):
+        raise Failed(f"there is no model in {model}: it has no config.json")
+    where = machine.host.real(model)
+    return of_steps([(venv.rpartition("/")[2], _asked(machine, venv, _SAY + _VLLM, where))])
+
+
+def _asked(machine: Machine, venv: str, script: str, *words: str) -> dict[str, Any]:
     python = machine.host.real(f"{venv}/bin/python")
     try:
-        answer = machine.host.run([python, "-I", "-c", script], timeout=_SECONDS)
+        answer = machine.host.run([python, "-I", "-c", script, *words], timeout=_SECONDS)
     except OSError as error:
         return {"ok": False, "said": str(error)}
     try:
