@@ -22,7 +22,8 @@ NO_SMI, NO_CUDA, BAD, UNTRIED, step = h.NO_SMI, h.NO_CUDA, h.BAD, h.UNTRIED, h.s
 SEEN = "GPU 0: NVIDIA H100 80GB HBM3\nGPU 1: NVIDIA H100 80GB HBM3\n"
 DOCKER = {
     "programs": {
-        "podman image": None, "podman run": None, "docker image": "[]", "docker run": SEEN,
+        **dict.fromkeys(["podman image", "podman import", "podman rmi", "podman run"]),
+        "docker image": "[]", "docker run": SEEN, "docker import": "sha256:0f1e", "docker rmi": "",
     }
 }  # fmt: skip
 SITE = "/opt/vaultbuild/venvs/default/lib/python3.13/site-packages"
@@ -107,6 +108,8 @@ PASSING = {
     "container": [
         ({}, {"container_image": "cuda"}, "a container of cuda sees 2 GPUs"),
         (DOCKER, {"container_image": "cuda"}, "a container of cuda sees 2 GPUs"),
+        ({}, {}, "a container of localhost/gpu-check:check sees 2 GPUs"),
+        (DOCKER, {}, "a container of localhost/gpu-check:check sees 2 GPUs"),
     ],
     "kernel-log": [
         ({}, {}, "no Xid in 3 lines"),
@@ -213,6 +216,12 @@ FAILING = {
             "126",
         ),
         (program("podman run", "GPU 0: NVIDIA H100\n"), {"container_image": "cuda"}, "sees 1 GPUs"),
+        (
+            program("podman run", "unresolvable CDI devices", 126),
+            {},
+            "podman ended with status 126",
+        ),
+        (program("podman run", "GPU 0: NVIDIA H100\n"), {}, "sees 1 GPUs"),
     ],
     "kernel-log": [
         (program("journalctl", h.LOG + h.XID), {}, "Xid 79 of 0000:19:00"),
@@ -279,12 +288,15 @@ SKIPPED = {
     "tensorflow": [({"files": {f"{SITE}/tensorflow": None}}, {}, "has tensorflow")],
     "container": [
         (
-            {"programs": {"podman image": None, "podman run": None}},
+            {"programs": dict.fromkeys(one for one in DOCKER["programs"] if "podman" in one)},
             {},
             "there is neither podman nor docker",
         ),
         ({"files": {"/run/cdi/nvidia.yaml": None}}, {}, "there is no CDI specification"),
-        ({}, {}, "no container_image is expected"),
+        ({"programs": {"ldd": None}}, {}, "no container_image is expected, and without ldd"),
+        (program("ldd", "not a dynamic executable", 1), {}, "needs: not a dynamic executable"),
+        (program("ldd", "libm.so.6 => not found"), {}, "none can be made"),
+        (program("podman import", "no space left", 125), {}, "podman made none: no space left"),
         (
             program("podman image", "", 1),
             {"container_image": "cuda"},
@@ -325,3 +337,15 @@ def test_skipped(check, machine, expected, said):
     result = h.asked(CHECKS[check], machine, expected)
     assert result.outcome == "skipped", result
     assert said in result.message
+
+
+@pytest.mark.parametrize("seen", [SEEN, Answer(126, "unresolvable CDI devices")])
+def test_an_image_that_was_made_is_removed(seen):
+    asked = []
+
+    def removing(argv):
+        asked.append(argv)
+        return ""
+
+    h.asked(CHECKS["container"], {"programs": {"podman rmi": removing, "podman run": seen}}, {})
+    assert asked == [["podman", "rmi", "--force", "localhost/gpu-check:check"]]

@@ -3,20 +3,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpu_check import rootfs
 from gpu_check.judge import of_steps
 from gpu_check.outcome import Check, Failed, Said, Skipped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gpu_check.machine import Machine
 
 VENVS = "/opt/vaultbuild/venvs"
 _SECONDS = 600
 # Docker knows CDI from version 25 on; an older one says so itself, and the check fails.
 _RUNTIMES = ("podman", "docker")
+# Made where no image is named, and removed.
+_IMAGE = "localhost/gpu-check:check"
 _CDI_PLACES = ("/etc/cdi/*", "/run/cdi/*", "/var/run/cdi/*")
 
 # Each is run by the interpreter of an environment, and its last line is a STEP as in
@@ -174,12 +182,37 @@ def container(machine: Machine) -> Said:
         # Who installs the Container Toolkit wants containers with GPUs.
         raise (Failed if host.has("nvidia-ctk") else Skipped)(without)
     if not image:
-        raise Skipped("no container_image is expected: there is none to be run")
+        with _made_image(machine, runtime) as made:
+            return _seen(machine, runtime, made)
     if host.run([runtime, "image", "inspect", image]).status != 0:
         raise Skipped(f"{image} is not on this machine, and nothing is fetched")
+    return _seen(machine, runtime, image)
+
+
+@contextlib.contextmanager
+def _made_image(machine: Machine, runtime: str) -> Iterator[str]:
+    """Yield an image of what nvidia-smi is linked with, and remove it."""
+    if not machine.host.has("ldd"):
+        raise Skipped("no container_image is expected, and without ldd none can be made")
+    with tempfile.TemporaryDirectory(prefix="gpu-check.") as folder:
+        archive = Path(folder, "root.tar")
+        try:
+            archive.write_bytes(rootfs.packed(machine.host, "nvidia-smi"))
+        except OSError as error:
+            raise Skipped(f"no container_image is expected, none can be made: {error}") from error
+        answer = machine.host.run([runtime, "import", str(archive), _IMAGE], timeout=_SECONDS)
+    if answer.status != 0:
+        raise Skipped(f"no container_image is expected, {runtime} made none: {answer.last}")
+    try:
+        yield _IMAGE
+    finally:
+        machine.host.run([runtime, "rmi", "--force", _IMAGE])
+
+
+def _seen(machine: Machine, runtime: str, image: str) -> Said:
     argv = [runtime, "run", "--rm", "--pull=never", "--network=none"]
     argv += ["--device", "nvidia.com/gpu=all", image, "nvidia-smi", "-L"]
-    answer = host.run(argv, timeout=_SECONDS)
+    answer = machine.host.run(argv, timeout=_SECONDS)
     if answer.status != 0:
         raise Failed(f"{runtime} ended with status {answer.status}: {answer.last}", answer.said)
     seen = sum(line.startswith("GPU ") for line in answer.stdout.splitlines())
