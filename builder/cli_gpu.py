@@ -42,8 +42,9 @@ def gpu_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--level",
-        type=click.Choice(["quick", "medium"]),
-        help="With --gpu: quick (the default) takes a minute; medium measures, and asks DCGM.",
+        type=click.Choice(["quick", "medium", "long"]),
+        help="With --gpu: quick (the default) takes a minute; medium measures, and asks DCGM; long "
+        "stresses, and splits GPUs that are whole for a moment: nobody else may use them.",
     )
     @functools.wraps(command)
     def asking(*args: Any, gpu: bool, on: str | None, level: str | None, **named: Any) -> Any:

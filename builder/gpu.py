@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from builder import process
 from builder.errors import CheckError, CommandError, HostError, StoreError
+from builder.memo import Tree
 from builder.scratch import scratch
 from builder.verify import CheckResult, Verdict
 
@@ -32,8 +33,8 @@ ROLE = "first_boot_gpu_check"
 PROGRAM = Path("ansible/roles", ROLE, "files/gpu-check")
 EXPECTED = f"{ROLE}_expected"
 HERE = "localhost"
-# The longest diagnosis has half an hour; beyond this a host hangs.
-_SECONDS = {"quick": 3600, "medium": 4 * 3600}
+# The longest diagnosis has an hour and a half; beyond this a host hangs.
+_SECONDS = {"quick": 3600, "medium": 4 * 3600, "long": 8 * 3600}
 _PAPERS = ("json", "junit")
 _USAGE = 2
 _SSH_FAILED, _NO_PROGRAM = 255, 127
@@ -78,8 +79,24 @@ def packed(project: Path) -> bytes:
 
 
 def expected_of(pipeline: Pipeline, stage: str) -> dict[str, Any]:
-    """Return what a variant expects of a machine: a variable of the role, nothing without it."""
-    return dict(pipeline.variables_of(stage).get(EXPECTED) or {})
+    """Return what a variant expects of a machine: a variable of the role, nothing without it.
+
+    The PCI ids of the GPUs that the image is for are in the table, where the variable has none.
+    """
+    variables = pipeline.variables_of(stage)
+    return {**_declared(pipeline.project, variables), **(variables.get(EXPECTED) or {})}
+
+
+def _declared(project: Path, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the PCI ids by GPU; nothing where one has no row: it would be taken for a stranger."""
+    from builder.compat.table import read_table  # late: brings pydantic
+
+    table = read_table(Tree(project))
+    names = variables.get(table.variables.get("gpus", ""), ()) if table else ()
+    rows = [table.gpu(name) for name in names] if table else []
+    if not rows or None in rows:
+        return {}
+    return {"pci_ids": {row[0]: row[1].pci for row in rows if row}}
 
 
 def check(program: bytes, expected: Mapping[str, Any], *, level: str, on: str = HERE) -> Answer:

@@ -22,6 +22,7 @@ from typing import Any
 PAPERS = ("json", "junit")
 PR_SET_PDEATHSIG = 1
 OLDEST = (3, 9)
+GRACE = 30
 
 
 def end_with_the_connection() -> None:
@@ -48,6 +49,10 @@ def checked(task: Any, folder: Path) -> Any:
     try:
         said = child.communicate()[0].decode(errors="replace")
     finally:
+        # What it changed on the GPUs it sets back, where it is asked to end and has the time.
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()

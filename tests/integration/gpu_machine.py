@@ -17,6 +17,7 @@ LIBRARIES = ("libcuda.so.1", "libnvrtc.so.12")
 BUSES = ("19", "3b")
 TOPOLOGY = "\tGPU0\tGPU1\nGPU0\t X \tNV18\nGPU1\tNV18\t X \n"
 LINKS = "GPU 0: NVIDIA H100\n\t Link 0: 26.562 GB/s\nGPU 1: NVIDIA H100\n\t Link 0: 26.562 GB/s\n"
+PROFILES = "|   0  MIG 1g.10gb       19     7/7        9.75       No     16     0     0   |\n"
 
 
 def compiled(gcc, folder: Path) -> Path:
@@ -43,6 +44,7 @@ class GpuMachine:
             device.mkdir(parents=True)
             (device / "vendor").write_text("0x10de\n")
             (device / "class").write_text("0x030200\n")
+            (device / "device").write_text("0x2330\n")
         (self.root / "dev").mkdir()
         for name in ("nvidiactl", "nvidia-uvm", "nvidia0", "nvidia1"):
             (self.root / "dev" / name).symlink_to("/dev/null")
@@ -51,6 +53,7 @@ class GpuMachine:
         shutil.copy(TESTS / "gpu/h100.xml", self.bin / "query.xml")
         (self.bin / "topology").write_text(TOPOLOGY)
         (self.bin / "links").write_text(LINKS)
+        (self.bin / "profiles").write_text(PROFILES)
         self.program("journalctl", "printf 'Linux version\\nCommand line\\nnvidia: loading\\n'")
         # The Python of these tests, under the name that a host has.
         self.program("python3", f'exec {sys.executable} "$@"')

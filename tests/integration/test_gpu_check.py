@@ -58,6 +58,32 @@ def test_everything_is_asked_of_a_sound_machine(run, tmp_path):
     assert len(ET.parse(tmp_path / "gpu.xml").getroot()) == len(results)  # noqa: S314 - our own
 
 
+def split(gpu_machine):
+    """The GPUs that are split now, and their parts."""
+    return sorted(path.name for path in gpu_machine.bin.glob("*[01]"))
+
+
+def test_a_long_run_splits_gpus_and_makes_them_whole_again(run, gpu_machine):
+    done, _, results = run("--level", "long")
+    assert having(results, "failed") == set(), done.stdout
+    assert having(results, "passed") == FOUND | {"mig-instances"}
+    made = "1g.10gb made and removed"
+    assert results["mig-instances"]["message"] == f"GPU 0: {made}; GPU 1: {made}"
+    assert split(gpu_machine) == []
+
+
+def test_a_long_run_that_is_stopped_makes_gpus_whole_again(gpu_machine, tmp_path):
+    (gpu_machine.bin / "profiles").unlink()  # now nvidia-smi hangs, with a GPU that was split
+    os.mkfifo(gpu_machine.bin / "asleep")
+    argv = [sys.executable, PROGRAM, "--level", "long", "--json", tmp_path / "gpu.json"]
+    with subprocess.Popen(argv, env=gpu_machine.environment()) as child:
+        (gpu_machine.bin / "asleep").read_text()
+        assert split(gpu_machine) == ["split0"]
+        child.send_signal(signal.SIGTERM)
+        assert child.wait() == 128 + signal.SIGTERM
+    assert split(gpu_machine) == []
+
+
 @pytest.mark.parametrize(
     ("broken", "failing", "said"),
     [
@@ -132,11 +158,15 @@ def test_expectations_that_cannot_be_used_are_no_result(run, tmp_path):
 
 
 def test_expectations_are_compared_and_kept(run, tmp_path):
-    expected = {"driver_version": "580.65.06", "gpus": {"NVIDIA H100 80GB HBM3": 2}}
+    expected = {
+        "driver_version": "580.65.06",
+        "gpus": {"NVIDIA H100 80GB HBM3": 2},
+        "pci_ids": {"A100": ["20B2"]},
+    }
     (tmp_path / "expect.json").write_text(json.dumps(expected))
     _, document, results = run("--expect", tmp_path / "expect.json")
     assert document["expected"] == expected
-    assert having(results, "failed") == {"driver-version"}
+    assert having(results, "failed") == {"driver-version", "declared-gpus"}
 
 
 def test_packed_into_one_file_it_is_the_same_program(run, tmp_path):
@@ -166,6 +196,43 @@ def test_frameworks_are_asked_in_their_own_interpreter(run, gpu_machine):
     _, _, results = run()
     assert results["torch"]["message"] == "default: torch 2.6.0 with CUDA 12.4 has no GPU"
     assert results["torch"]["outcome"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "outcome", "said"),
+    [
+        (8, "passed", "vllm: vLLM 0.8.5 answered ' fast'"),
+        (3, "failed", "vllm: vLLM 0.8.5 answered ' fast', 3 tokens instead of 8"),
+    ],
+)
+def test_a_prompt_is_answered_in_the_environment_of_vllm(
+    run, gpu_machine, tmp_path, tokens, outcome, said
+):
+    """The real script, on a vLLM that is a stand-in: it must not fetch, and writes on stdout."""
+    venv, model = "/opt/vaultbuild/venvs/vllm", "/opt/vaultbuild/models/org/name"
+    site = gpu_machine.root / venv[1:] / "lib/python3.12/site-packages"
+    site.mkdir(parents=True)
+    (site / "vllm.py").write_text(
+        "import os, types\n__version__ = '0.8.5'\nSamplingParams = dict\n"
+        "class LLM:\n"
+        "    def __init__(self, model, **how):\n"
+        "        assert os.environ['HF_HUB_OFFLINE'] == '1'\n"
+        "        assert os.path.exists(model + '/config.json')\n"
+        "    def generate(self, prompts, asked, use_tqdm):\n"
+        "        print('INFO: one prompt')\n"
+        f"        came = types.SimpleNamespace(text=' fast', token_ids=range({tokens}))\n"
+        "        return [types.SimpleNamespace(outputs=[came])]\n"
+    )
+    python = gpu_machine.root / venv[1:] / "bin/python"
+    python.parent.mkdir()
+    begin = f"import sys; sys.path.insert(0, '{site}')"
+    python.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -c "{begin}\n$1" "$2"\n')
+    python.chmod(0o755)
+    (gpu_machine.root / model[1:]).mkdir(parents=True)
+    (gpu_machine.root / model[1:] / "config.json").write_text("{}")
+    (tmp_path / "expect.json").write_text(json.dumps({"vllm": {"venv": venv, "model": model}}))
+    _, _, results = run("--level", "medium", "--expect", tmp_path / "expect.json")
+    assert (results["vllm"]["outcome"], results["vllm"]["message"]) == (outcome, said)
 
 
 def test_a_stopped_run_leaves_neither_programs_nor_results(gpu_machine, tmp_path):

@@ -142,6 +142,20 @@ def test_a_run_that_is_stopped_ends_there_too(sshd, user, tmp_path, gpu_machine)
     until(lambda: not list((tmp_path / "tmp").iterdir()))
 
 
+def test_a_long_run_that_is_stopped_makes_the_gpus_whole_again(sshd, user, tmp_path, gpu_machine):
+    user(sshd, tmp_path / "host.pub")
+    (gpu_machine.bin / "profiles").unlink()  # now nvidia-smi hangs, with a GPU that was split
+    os.mkfifo(gpu_machine.bin / "asleep")
+    argv = [sys.executable, "-m", "builder", "--project", ROOT, "verify", "--gpu", "--on", sshd]
+    with subprocess.Popen([*argv, "--level", "long"], cwd=ROOT) as child:
+        (gpu_machine.bin / "asleep").read_text()
+        assert (gpu_machine.bin / "split0").exists()
+        child.send_signal(signal.SIGINT)
+        child.wait()
+    until(lambda: not (gpu_machine.bin / "split0").exists())
+    until(lambda: not list((tmp_path / "tmp").iterdir()))
+
+
 def test_this_host_is_checked_without_ssh(program, tmp_path):
     """Here is none, or one that may be anything: what comes is a document of the program's form."""
     program("ssh", "#!/bin/sh\necho it was asked >&2; exit 255\n")

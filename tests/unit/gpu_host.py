@@ -10,16 +10,23 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "ansible/roles/first_boot_gpu_check/files/gpu-check"
 SAMPLES = ROOT / "tests/gpu"
 # Found by what the program's own modules import.
 sys.path.insert(0, str(PROGRAM))
 
-from gpu_check.host import Answer  # noqa: E402 - see above
+from gpu_check.expect import Expected  # noqa: E402 - see above
+from gpu_check.host import Answer  # noqa: E402
+from gpu_check.machine import Machine  # noqa: E402
+from gpu_check.outcome import carry_out  # noqa: E402
 
 H100, A100, L4 = ((SAMPLES / f"{name}.xml").read_text() for name in ("h100", "a100-mig", "l4"))
 BUS = {H100: ["0000:19:00.0", "0000:3b:00.0"], A100: ["0000:07:00.0"], L4: ["0000:00:04.0"]}
+NO_SMI = {"programs": dict.fromkeys(["nvidia-smi -q", "nvidia-smi topo", "nvidia-smi nvlink"])}
+NO_CUDA = {"cuda": {"missing": "libcuda.so.1: cannot open", "devices": [], "error": None}}
 GOOD = {"ok": True, "said": "right"}
 RATES = {"host_to_device": 50.1, "device_to_host": 50.2, "device_to_device": 2500.0}
 TOPOLOGY = """\
@@ -43,9 +50,44 @@ DIAGNOSIS = json.dumps({
             {"name": "memory", "results": [{"entity_id": 0, "status": "Skip"}]}]},
     ]}
 })  # fmt: skip
+DISCOVERY = """\
+2 GPUs found.
++--------+----------------------------------------------------------------------+
+| GPU ID | Device Information                                                   |
++--------+----------------------------------------------------------------------+
+| 0      | Name: NVIDIA H100 80GB HBM3                                          |
+|        | PCI Bus ID: 00000000:19:00.0                                         |
+|        | Device UUID: GPU-0                                                   |
+| 1      | Name: NVIDIA H100 80GB HBM3                                          |
+|        | PCI Bus ID: 00000000:3B:00.0                                         |
+|        | Device UUID: GPU-1                                                   |
++--------+----------------------------------------------------------------------+
+4 NvSwitches found.
+"""
+PROFILES = """\
+|   0  MIG 1g.10gb       19     {free}/7        9.75       No     16     0     0   |
+|   0  MIG 1g.10gb+me    20     1/1        9.75       No     16     1     0   |
+|   0  MIG 7g.80gb        0     1/1       79.25       No    132     7     0   |
+"""
 LOG = "Linux version 6.12.117\nCommand line: root=LABEL=vaultbuild-root\nnvidia: loading\n"
 XID = "NVRM: Xid (PCI:0000:19:00): 79, pid=1, GPU has fallen off the bus."
 SXID = "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 28006, Non-fatal, Link 46 MC TS crumbstore MCTO"
+
+
+def edit(xml, old, new, count=-1):
+    assert old in xml, f"the sample has no {old!r}"
+    return xml.replace(old, new, count)
+
+
+def program(name, said, status=0):
+    return {"programs": {name: Answer(status, said)}}
+
+
+def step(ok, said="it"):
+    return {"ok": ok, "said": said}
+
+
+BAD, UNTRIED = step(False, "it went wrong"), step(None, "no NVRTC here")
 
 
 def text(xml, tag, value, count=1):
@@ -86,6 +128,39 @@ def peer(**changes):
     return cuda(peers=[one | changes, two])
 
 
+class Splitting:
+    """The nvidia-smi of two GPUs that can be split; ``wrong`` is what its words lead to instead."""
+
+    def __init__(self, mode="Disabled", parts=0, **wrong):
+        self.modes = {index: [mode, mode] for index in ("0", "1")}
+        self.parts = dict.fromkeys(self.modes, parts)
+        self.wrong = {word.replace("_", "-"): said for word, said in wrong.items()}
+
+    def __call__(self, argv):
+        if argv[1:] == ["-L"]:
+            return "".join(
+                f"GPU {index}: NVIDIA H100 (UUID: GPU-{index})\n"
+                + count * "  MIG 1g.10gb     Device  0: (UUID: MIG-0)\n"
+                for index, count in self.parts.items()
+            )
+        index, (word, *more) = argv[argv.index("-i") + 1], argv[argv.index("-i") + 2 :]
+        said = self.wrong.get("".join([word, *more[:1]]) if word == "-mig" else word)
+        if callable(said):
+            return said()
+        return self._done(index, word, more) if said is None else said
+
+    def _done(self, index, word, more):
+        if word == "-mig":
+            self.modes[index] = 2 * [{"1": "Enabled", "0": "Disabled"}[more[0]]]
+        if word == "-cgi":
+            assert (self.modes[index][0], more) == ("Enabled", ["19", "-C"])
+            self.parts[index] += 1
+        if word == "-dgi":
+            self.parts[index] = 0
+        told = {"-lgip": PROFILES.format(free=7 - self.parts[index])}
+        return told.get(word, ", ".join(self.modes[index]) if "query" in word else "")
+
+
 class Table:
     """A machine with two H100 and all programs; each part can be another, or missing (None)."""
 
@@ -99,8 +174,12 @@ class Table:
             "nvidia-smi nvlink": LINKS,
             "--ask-cuda": json.dumps(other.pop("cuda", cuda(xml))),
             f"{venv}/bin/python": torch,
+            "ldd": f"libm.so.6 => {__file__} (0x00007f96d9920000)\n",
             "podman image": "",
+            "podman import": "sha256:0f1e",
+            "podman rmi": "",
             "podman run": seen,
+            "dcgmi discovery": DISCOVERY,
             "dcgmi diag": DIAGNOSIS,
             "journalctl": LOG,
             "dmesg": LOG,
@@ -109,12 +188,14 @@ class Table:
         site = f"{venv}/lib/python3.13/site-packages"
         paths = [f"{site}/{name}" for name in ("torch", "onnxruntime", "tensorflow")]
         nodes = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia1"]
+        self.bus = other.pop("bus", BUS.get(xml, BUS[H100]))
+        ids = {f"/sys/bus/pci/devices/{address}/device": "0x2330" for address in self.bus}
         self.files = {
+            **ids,
             **dict.fromkeys([*paths, "/run/cdi/nvidia.yaml", *nodes], ""),
             "/sys/module/nvidia/version": "550.163.01",
             **other.pop("files", {}),
         }
-        self.bus = other.pop("bus", BUS.get(xml, BUS[H100]))
         assert not other, other
 
     def _answer(self, argv):
@@ -127,6 +208,8 @@ class Table:
 
     def run(self, argv, timeout=60):
         said = self._answer(argv)
+        if callable(said):
+            said = said(argv)
         if said is None:
             raise FileNotFoundError(argv[0])
         return said if isinstance(said, Answer) else Answer(0, said)
@@ -146,3 +229,20 @@ class Table:
 
     def gpus_on_the_bus(self):
         return self.bus
+
+    def pci_id(self, address):
+        return self.files[f"/sys/bus/pci/devices/{address}/device"][2:].upper()
+
+
+def cases(table):
+    """The cases of a table by check, as parameters of a test."""
+    return [
+        pytest.param(check, *case, id=f"{check}: {case[2]}")
+        for check in table
+        for case in table[check]
+    ]
+
+
+def asked(check, machine, expected):
+    """What a check says of a machine."""
+    return carry_out(check, Machine(Table(**machine), Expected(**expected), "medium"))

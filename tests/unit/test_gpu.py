@@ -42,6 +42,28 @@ PIPELINE_ROLE = {
         """,
 }
 
+TABLE = """\
+    schema: 1
+    updated: "2026-11-26"
+    sources: {ids: {what: the PCI ID database, where: "https://pci-ids.ucw.cz"}}
+    variables: {gpus: stand_in_gpus}
+    architectures:
+      hopper: {cuda: "11.8", modules: [proprietary], source: ids}
+    gpus:
+      H100:
+        {pci: ["2330", "2331"], architecture: hopper, capability: "9.0", driver: "535", source: ids}
+    """
+DECLARING_ROLE = {
+    "stages/compatibility.yml": TABLE,
+    "ansible/roles/stand_in/meta/argument_specs.yml": """\
+        argument_specs:
+          main:
+            options:
+              stand_in_gpus: {type: list, elements: str, default: []}
+        """,
+    "ansible/roles/stand_in/tasks/main.yml": "- name: Nothing\n  ansible.builtin.meta: noop\n",
+}
+
 
 def document(*results, outcome="passed"):
     results = [{"evidence": "", "seconds": 0.5, **one} for one in results]
@@ -248,6 +270,37 @@ def test_a_stage_without_the_role_expects_nothing(run, ssh):
     done = run("base", "--gpu", "--on", "gpu-7")
     assert "base expects nothing of a machine" in done.stderr
     assert json.loads((folder / "stdin").read_text())["expected"] == {}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "more", "pci_ids"),
+    [
+        ("[h100]", "", {"H100": ["2330", "2331"]}),
+        ("[H100]", ', pci_ids: {H100: ["2339"]}', {"H100": ["2339"]}),
+        ("[H100, X1]", "", None),
+        ("[]", "", None),
+    ],
+    ids=["of the table", "of the role", "one that nobody knows", "for none in particular"],
+)
+def test_a_host_is_compared_with_the_gpus_that_were_declared(
+    project, run, ssh, gpus, more, pci_ids
+):
+    project(DECLARING_ROLE | {
+        "stages/final/stage.yml": f"""\
+            parent: base
+            roles:
+              - role: stand_in
+                variables: {{stand_in_gpus: {gpus}}}
+              - role: first_boot_gpu_check
+                variables: {{first_boot_gpu_check_expected: {{cuda_version: "12.4"{more}}}}}
+              - sealing
+            """,
+    })  # fmt: skip
+    folder = ssh(answered(RESULTS[0]))
+    done = run("--gpu", "--on", "gpu-7")
+    assert done.exit_code == 0, done.stderr
+    expected = json.loads((folder / "stdin").read_text())["expected"]
+    assert expected == {"cuda_version": "12.4"} | ({"pci_ids": pci_ids} if pci_ids else {})
 
 
 def test_a_missing_gpu_has_a_status_of_its_own(run, ssh):

@@ -44,7 +44,10 @@ def test_gpus_are_found_on_the_bus_by_class(tmp_path):
         device.mkdir(parents=True)
         (device / "vendor").write_text("0x10de\n")
         (device / "class").write_text(f"{kind}\n")
-    assert Host(str(tmp_path)).gpus_on_the_bus() == ["0000:19:00.0", "0000:3b:00.0"]
+        (device / "device").write_text(f"0x26{bus}\n")
+    host = Host(str(tmp_path))
+    assert host.gpus_on_the_bus() == ["0000:19:00.0", "0000:3b:00.0"]
+    assert host.pci_id("0000:3b:00.0") == "263B"
 
 
 # --- expectations ---------------------------------------------------------------------------------
@@ -58,11 +61,17 @@ def test_gpus_are_found_on_the_bus_by_class(tmp_path):
         ({"driver_version": "550.163.01-2"}, "driver_version: must be a version"),
         ({"gpus": ["NVIDIA L4"]}, "gpus: must be names with counts"),
         ({"gpus": {"NVIDIA L4": True}}, "gpus: must be"),
+        ({"pci_ids": {"L4": "27B8"}}, "pci_ids: must be PCI device ids by name of a GPU"),
+        ({"pci_ids": {"H100": [2330]}}, "pci_ids: must be"),
+        ({"pci_ids": {"L4": ["0x27B8"]}}, "pci_ids: must be"),
         ({"ecc": True}, "ecc: must be Enabled or Disabled"),
         ({"mig": "off"}, "mig: must be Enabled or Disabled"),
         ({"bandwidth": {"upwards": 3}}, "bandwidth: must be GB/s by name: host_to_device"),
         ({"peer_access": "yes"}, "peer_access: must be true or false"),
         ({"nvlinks": -1}, "nvlinks: must be a count"),
+        ({"fabric_cluster": "yes"}, "fabric_cluster: must be true or false"),
+        ({"vllm": {"venv": "/opt/vllm"}}, "vllm: must be venv and model"),
+        ({"vllm": {"venv": "vllm", "model": "/opt/model"}}, "vllm: must be venv and model"),
         ({"container_image": ""}, "container_image: must be a text"),
         ([], "is not a JSON object"),
         ("{", "Expecting"),

@@ -9,6 +9,11 @@ START = (
     "{ path=/usr/local/sbin/gpu-mig ; "
     "argv[]=/usr/local/sbin/gpu-mig apply /etc/gpu-host/mig.json halves ; ignore_errors=no ; }"
 )
+BEFORE_ALL = (
+    "multi-user.target shutdown.target nvidia-persistenced.service nvidia-dcgm.service "
+    "nvidia-dcgm-exporter.service gpu-monitor.service docker.service containerd.service "
+    "kubelet.service nvidia-cdi-refresh.service"
+)
 
 
 def answer():
@@ -19,7 +24,7 @@ def answer():
         "unit": {
             "enabled": "enabled",
             "ActiveState": "inactive",
-            "Before": "multi-user.target nvidia-persistenced.service docker.service",
+            "Before": BEFORE_ALL,
             "ExecStart": START,
         },
     }
@@ -47,6 +52,14 @@ BROKEN = {
     "another layout is made": (told(unit={"ExecStart": ("halves", "whole")}), BOOT),
     "made after GPUs are in use": (
         told(unit={"Before": ("nvidia-persistenced.service ", "")}),
+        BEFORE,
+    ),
+    "made beside the description for containers": (
+        told(unit={"Before": (" nvidia-cdi-refresh.service", "")}),
+        BEFORE,
+    ),
+    "made while the exporter runs": (
+        told(unit={"Before": ("nvidia-dcgm-exporter.service ", "")}),
         BEFORE,
     ),
     "GPUs are not split": (

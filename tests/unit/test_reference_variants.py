@@ -65,11 +65,12 @@ def test_locks_are_made_for_the_python_of_the_suite(pipeline):
     assert texts
 
 
-def test_what_a_machine_is_compared_with_are_the_pins(pipeline):
+def test_what_a_machine_is_compared_with_are_the_pins(pipeline, table):
     variables = pipeline.variables_of("final")
     assert variables["first_boot_gpu_check_expected"] == {
         "driver_version": variables["nvidia_driver_version"].partition("-")[0],
         "cuda_version": ".".join(variables["cuda_runtime_version"].split(".")[:2]),
+        "pci_ids": {name: table.gpus[name].pci for name in variables["nvidia_driver_gpus"]},
     }
 
 

@@ -19,9 +19,11 @@ import pytest
 import yaml
 
 from builder.compat.judgement import Judge
+from builder.compat.table import read_table
 from builder.digest import Facts, StatCache
 from builder.errors import ProjectError
 from builder.installation import render
+from builder.memo import Tree
 from builder.pipeline import load_pipeline
 from builder.project import Project
 
@@ -166,11 +168,12 @@ def test_versions_that_go_together_do(variant, tmp_path):
 
 
 def test_a_machine_is_compared_with_what_is_pinned(pipeline):
-    values = pipeline.variables_of("final")
+    values, table = pipeline.variables_of("final"), read_table(Tree(ROOT))
     driver = values["nvidia_driver_version"].partition("-")[0]
     assert values["first_boot_gpu_check_expected"] == {
         "driver_version": driver,
         "cuda_version": values["cuda_runtime_version"].rpartition(".")[0],
+        "pci_ids": {name: table.gpus[name].pci for name in values["nvidia_driver_gpus"]},
     }
     assert values.get("fabric_manager_version", driver).partition("-")[0] == driver
 

@@ -38,6 +38,10 @@ def test_nothing_waits_for_the_unit(machine):
     assert "multi-user.target" in machine["unit"]["After"].split()
 
 
+def test_gpus_are_described_to_containers_before_they_are_checked(machine):
+    assert "nvidia-cdi-refresh.service" in machine["unit"]["After"].split()
+
+
 @pytest.mark.usefixtures("without_gpu")
 def test_unit_is_ready_for_a_gpu(machine):
     assert machine["unit"]["ActiveState"] == "inactive"
@@ -73,3 +77,8 @@ def test_expected_driver_is_the_pinned_one(machine, expected):
 def test_expected_cuda_is_the_pinned_one(machine, expected):
     cuda = ".".join(expected["cuda_runtime_version"].split(".")[:2])
     assert machine["expected"].get("cuda_version", cuda) == cuda
+
+
+@pytest.mark.if_used("nvidia_driver", "nvidia")
+def test_expected_gpus_are_the_declared_ones(machine, gpus):
+    assert set(machine["expected"].get("pci_ids", gpus)) == set(gpus)

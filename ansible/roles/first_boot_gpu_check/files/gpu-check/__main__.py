@@ -1,6 +1,6 @@
 """Check the GPUs of this machine.
 
-    python3 gpu-check --level quick|medium [--expect FILE] [--json FILE] [--junit FILE]
+    python3 gpu-check --level quick|medium|long [--expect FILE] [--json FILE] [--junit FILE]
 
 Python 3.9 and its standard library are all that it needs; this folder can be copied to any machine
 and be run there, as a folder or zipped into one file. Exit status:
@@ -22,7 +22,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gpu_check import cuda, expect, medium, papers, programs, quick
+from gpu_check import cuda, expect, long, medium, papers, programs, quick
 from gpu_check.host import Host
 from gpu_check.machine import Machine
 from gpu_check.outcome import PASSED, SKIPPED, Result, Skipped, carry_out
@@ -30,13 +30,14 @@ from gpu_check.outcome import PASSED, SKIPPED, Result, Skipped, carry_out
 if TYPE_CHECKING:
     from gpu_check.outcome import Check
 
-LEVELS = ("quick", "medium")
+LEVELS = ("quick", "medium", "long")
 PASS, FAIL, USAGE, NO_GPU = 0, 1, 2, 3
 
 
 def checks_of(level: str) -> tuple[Check, ...]:
     """Return the checks of a level in their order; the kernel's log tells of all the others."""
-    more = medium.CHECKS if level == "medium" else ()
+    more = () if level == "quick" else medium.CHECKS
+    more += long.CHECKS if level == "long" else ()
     return (*quick.CHECKS, *programs.CHECKS, *more, quick.LAST)
 
 

@@ -71,7 +71,7 @@ def ask(level: str, host: Host) -> dict[str, Any]:
     usable = {index: context for index, context in contexts.items() if context is not None}
     # While the contexts are there the GPUs are awake, and their links are as fast as they get.
     answer["smi"] = host.run(smi.QUERY).stdout if host.has(smi.QUERY[0]) else ""
-    if level == "medium":
+    if level != "quick":
         answer["peers"] = [
             _peers(driver, (a, b), usable) for a in sorted(usable) for b in sorted(usable) if a != b
         ]
@@ -88,7 +88,7 @@ def _ask_device(driver: Driver, device: Step, level: str, host: Host) -> c_void_
         return None
     device["copy"] = _step(lambda: _copy(driver))
     device["kernel"] = _step(lambda: _kernel(driver, device, host))
-    if level == "medium":
+    if level != "quick":
         device["bandwidth"] = _step(lambda: _bandwidth(driver))
     return context
 

@@ -97,3 +97,8 @@ class Host:
             if self.read(f"{device}/vendor") == PCI_VENDOR
             and (self.read(f"{device}/class") or "").startswith(PCI_DISPLAY)
         ]
+
+    def pci_id(self, address: str) -> str:
+        """Return the PCI device id of a GPU on the bus, as tables have it: ``2330``."""
+        said = self.read(f"/sys/bus/pci/devices/{address}/device") or ""
+        return said[-len("2330") :].upper()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpu_check.host import Answer, Host
 
 _SMI_SECONDS = 120
-_CUDA_SECONDS = {"quick": 300, "medium": 900}
+_CUDA_SECONDS = {"quick": 300, "medium": 900, "long": 900}
 
 
 class Machine:
@@ -54,6 +54,17 @@ class Machine:
         if not self.smi.gpus:
             raise Skipped("nvidia-smi lists no GPU")
         return self.smi.gpus
+
+    @property
+    def pci_ids(self) -> dict[str, str]:
+        """The PCI device id of each GPU by its address.
+
+        Of the bus, which has those that the driver does not know too; where it is hidden, as
+        nvidia-smi tells them.
+        """
+        if bus := self.host.gpus_on_the_bus():
+            return {address: self.host.pci_id(address) for address in bus}
+        return {gpu.bus: gpu.pci_id for gpu in self.gpus if gpu.pci_id}
 
     @cached_property
     def cuda_answer(self) -> Answer:

@@ -10,18 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from gpu_check.judge import counted, known, of_steps, require
 from gpu_check.outcome import Check, Failed, Said, Skipped
+from gpu_check.programs import prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gpu_check.machine import Machine
 
-_DIAG_SECONDS = {1: 600, 2: 1800}
+_DIAG_SECONDS = {1: 600, 2: 1800, 3: 5400}
 _NO_ENGINE = re.compile(r"unable to (establish a )?connect", re.IGNORECASE)
 _HEADING = re.compile(r"^GPU (\d+):")
 _LINK = re.compile(r"^\s*Link (\d+): (.*)$")
 _ROW = re.compile(r"(\x1b\[\d*m)*GPU\d+")  # the heading begins with a tab
 _NO_BANDWIDTH_LOST = ("Full", "False")
+_NO_CLUSTER = "00000000-0000-0000-0000-000000000000"
+# GB200 and its like, which are GPUs of one cluster beyond their own machine.
+_RACK = re.compile(r"\bGB\d+\b")
+_LISTED = re.compile(r"^(\d+) GPUs? found")
+_ADDRESS = re.compile(r"PCI Bus ID: [0-9A-Fa-f]*([0-9A-Fa-f]{4}:[0-9A-Fa-f:.]+)")
 
 
 def bandwidth(machine: Machine) -> Said:
@@ -112,6 +118,25 @@ def _statuses(part: Any, name: str) -> Iterator[tuple[str, str]]:
             yield from _statuses(one, name)
 
 
+def discovery(machine: Machine) -> Said:
+    """DCGM has found the GPUs that the driver has."""
+    host, driven = machine.host, {gpu.bus for gpu in machine.gpus}
+    if not host.has("dcgmi"):
+        raise Skipped("there is no dcgmi (NVIDIA's DCGM)")
+    answer = host.run(["dcgmi", "discovery", "-l"])
+    if answer.status and _NO_ENGINE.search(answer.said):
+        raise Skipped(f"DCGM's host engine does not run: {answer.last}")
+    count = _LISTED.search(answer.stdout)
+    if answer.status != 0 or not count:
+        raise Failed(f"dcgmi ended with status {answer.status}: {answer.last}", answer.said)
+    listed = {address.lower() for address in _ADDRESS.findall(answer.stdout)}
+    problems = [f"DCGM does not list {address}" for address in sorted(driven - listed)]
+    if int(count[1]) != len(driven):
+        problems.append(f"DCGM found {count[1]} GPUs, nvidia-smi {len(driven)}")
+    require(problems, answer.said)
+    return Said(f"DCGM found {count[1]} GPUs", answer.stdout.strip())
+
+
 def topology(machine: Machine) -> Said:
     """The way between any two GPUs is known; the matrix is kept."""
     count = len(machine.gpus)
@@ -137,7 +162,7 @@ def nvlink(machine: Machine) -> Said:
         up = sum(mine.values())
         if wanted is not None and up != wanted:
             problems.append(f"GPU {index}: {up} links are up, expected are {wanted}")
-        elif wanted is None and up < len(mine):
+        elif wanted is None and 0 < up < len(mine):
             down = ", ".join(str(link) for link, is_up in mine.items() if not is_up)
             problems.append(f"GPU {index}: links {down} are down")
     require(problems, answer.said)
@@ -158,7 +183,7 @@ def _links(text: str) -> dict[int, dict[int, bool]]:
 
 
 def fabric(machine: Machine) -> Said:
-    """GPUs behind NVSwitches have found their fabric."""
+    """GPUs behind NVSwitches have found their fabric, and the cluster that they belong to."""
     states = known(machine.gpus, "fabric/state", "fabric state (it has no NVSwitch)")
     problems = []
     for gpu, state in states:
@@ -168,16 +193,29 @@ def fabric(machine: Machine) -> Said:
         lost = gpu.said("fabric/health/bandwidth")
         if lost and lost not in _NO_BANDWIDTH_LOST:
             problems.append(f"{gpu}: the bandwidth of the fabric is {lost}")
+    clusters = [(gpu, gpu.said("fabric/clusterUuid")) for gpu, _ in states]
+    for gpu, cluster in clusters:
+        wanted, member = machine.expected.fabric_cluster, cluster not in (None, _NO_CLUSTER)
+        if not member and (wanted or (wanted is None and cluster and _RACK.search(gpu.name))):
+            problems.append(f"{gpu} belongs to no cluster: its ClusterUUID is {cluster}")
+        if member and wanted is False:
+            problems.append(f"{gpu} belongs to the cluster {cluster}, expected is none")
+    found = list(dict.fromkeys(cluster for _, cluster in clusters if cluster))
+    if len(found) > 1:
+        problems.append(f"the GPUs belong to different clusters: {', '.join(found)}")
     require(problems)
-    return Said(counted([state for _, state in states]))
+    said = "".join(f", cluster {cluster}" for cluster in found if cluster != _NO_CLUSTER)
+    return Said(counted([state for _, state in states]) + said)
 
 
 CHECKS = (
     Check("bandwidth", "Bandwidth", bandwidth),
     Check("peer-access", "GPU to GPU", peer_access),
+    Check("dcgm-discovery", "dcgmi discovery", discovery),
     Check("dcgm-1", "dcgmi diag -r 1", partial(diagnosis, 1)),
     Check("dcgm-2", "dcgmi diag -r 2", partial(diagnosis, 2)),
     Check("topology", "Topology", topology),
     Check("nvlink", "NVLink", nvlink),
     Check("fabric", "Fabric", fabric),
+    Check("vllm", "A prompt with vLLM", prompt),
 )

@@ -3,20 +3,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpu_check import rootfs
 from gpu_check.judge import of_steps
 from gpu_check.outcome import Check, Failed, Said, Skipped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gpu_check.machine import Machine
 
 VENVS = "/opt/vaultbuild/venvs"
 _SECONDS = 600
 # Docker knows CDI from version 25 on; an older one says so itself, and the check fails.
 _RUNTIMES = ("podman", "docker")
+# Made where no image is named, and removed.
+_IMAGE = "localhost/gpu-check:check"
 _CDI_PLACES = ("/etc/cdi/*", "/run/cdi/*", "/var/run/cdi/*")
 
 # Each is run by the interpreter of an environment, and its last line is a STEP as in
@@ -79,6 +87,29 @@ say(True, f"tensorflow {tf.__version__}: products on {len(devices)} GPUs are tho
 """
 
 
+# One answer by a model that lies on the machine: nothing is fetched, kept or reported. vLLM logs on
+# stdout, and threads of it outlive the answer.
+_VLLM = """
+import os, sys, tempfile
+folder = tempfile.TemporaryDirectory(prefix="gpu-check.")
+os.environ.update(
+    HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    VLLM_CACHE_ROOT=folder.name, VLLM_LOGGING_LEVEL="ERROR", TRITON_CACHE_DIR=folder.name,
+)
+import vllm
+model = vllm.LLM(model=sys.argv[1], enforce_eager=True, max_model_len=128, seed=1)
+asked = vllm.SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+came = model.generate(["GPUs are"], asked, use_tqdm=False)[0].outputs[0]
+count, said = len(came.token_ids), f"vLLM {vllm.__version__} answered {came.text!r}"
+if count != 8:
+    said += f", {count} tokens instead of 8"
+print(json.dumps({"ok": count == 8, "said": said}))
+sys.stdout.flush()
+folder.cleanup()
+os._exit(0)
+"""
+
+
 def _onnx_model() -> str:
     """Return the model in base64: protobuf by hand, since nothing here may need a library."""
     import base64
@@ -115,10 +146,22 @@ def framework(name: str, machine: Machine) -> Said:
     return of_steps([one for one in steps if one[1]["ok"] is not None] or steps)
 
 
-def _asked(machine: Machine, venv: str, script: str) -> dict[str, Any]:
+def prompt(machine: Machine) -> Said:
+    """A prompt is answered by vLLM, with a model that lies on the machine."""
+    named = machine.expected.vllm
+    if not named:
+        raise Skipped("no vllm is expected: neither an environment nor a model is named")
+    venv, model = named["venv"], named["model"]
+    if not machine.host.find(f"{model}/config.json"):
+        raise Failed(f"there is no model in {model}: it has no config.json")
+    where = machine.host.real(model)
+    return of_steps([(venv.rpartition("/")[2], _asked(machine, venv, _SAY + _VLLM, where))])
+
+
+def _asked(machine: Machine, venv: str, script: str, *words: str) -> dict[str, Any]:
     python = machine.host.real(f"{venv}/bin/python")
     try:
-        answer = machine.host.run([python, "-I", "-c", script], timeout=_SECONDS)
+        answer = machine.host.run([python, "-I", "-c", script, *words], timeout=_SECONDS)
     except OSError as error:
         return {"ok": False, "said": str(error)}
     try:
@@ -139,12 +182,37 @@ def container(machine: Machine) -> Said:
         # Who installs the Container Toolkit wants containers with GPUs.
         raise (Failed if host.has("nvidia-ctk") else Skipped)(without)
     if not image:
-        raise Skipped("no container_image is expected: there is none to be run")
+        with _made_image(machine, runtime) as made:
+            return _seen(machine, runtime, made)
     if host.run([runtime, "image", "inspect", image]).status != 0:
         raise Skipped(f"{image} is not on this machine, and nothing is fetched")
+    return _seen(machine, runtime, image)
+
+
+@contextlib.contextmanager
+def _made_image(machine: Machine, runtime: str) -> Iterator[str]:
+    """Yield an image of what nvidia-smi is linked with, and remove it."""
+    if not machine.host.has("ldd"):
+        raise Skipped("no container_image is expected, and without ldd none can be made")
+    with tempfile.TemporaryDirectory(prefix="gpu-check.") as folder:
+        archive = Path(folder, "root.tar")
+        try:
+            archive.write_bytes(rootfs.packed(machine.host, "nvidia-smi"))
+        except OSError as error:
+            raise Skipped(f"no container_image is expected, none can be made: {error}") from error
+        answer = machine.host.run([runtime, "import", str(archive), _IMAGE], timeout=_SECONDS)
+    if answer.status != 0:
+        raise Skipped(f"no container_image is expected, {runtime} made none: {answer.last}")
+    try:
+        yield _IMAGE
+    finally:
+        machine.host.run([runtime, "rmi", "--force", _IMAGE])
+
+
+def _seen(machine: Machine, runtime: str, image: str) -> Said:
     argv = [runtime, "run", "--rm", "--pull=never", "--network=none"]
     argv += ["--device", "nvidia.com/gpu=all", image, "nvidia-smi", "-L"]
-    answer = host.run(argv, timeout=_SECONDS)
+    answer = machine.host.run(argv, timeout=_SECONDS)
     if answer.status != 0:
         raise Failed(f"{runtime} ended with status {answer.status}: {answer.last}", answer.said)
     seen = sum(line.startswith("GPU ") for line in answer.stdout.splitlines())

@@ -85,6 +85,27 @@ def gpu_list(machine: Machine) -> Said:
     return Said(counted(names), evidence)
 
 
+def declared_gpus(machine: Machine) -> Said:
+    """Every GPU is one that the image is for, by its PCI device id; the driver need not know it."""
+    wanted = machine.expected.pci_ids
+    if not wanted:
+        raise Skipped("no PCI ids are expected")
+    found = machine.pci_ids
+    if not found:
+        raise Skipped("neither the PCI bus nor nvidia-smi tells a PCI id")
+    names = {one: name for name, ids in wanted.items() for one in ids}
+    declared = ", ".join(f"{name} ({', '.join(ids)})" for name, ids in wanted.items())
+    require(
+        [
+            f"{address} has the PCI id {one}, which is none of {declared}"
+            for address, one in found.items()
+            if one not in names
+        ]
+    )
+    evidence = "\n".join(f"{address} {one} {names[one]}" for address, one in found.items())
+    return Said(counted([names[one] for one in found.values()]), evidence)
+
+
 def ecc(machine: Machine) -> Said:
     """Memory is corrected as it must be, and no error since the boot was past correction."""
     modes = known(machine.gpus, "ecc_mode/current_ecc", "ECC mode")
@@ -273,6 +294,7 @@ CHECKS = (
     Check("driver-version", "Driver version", driver_version),
     Check("cuda-version", "CUDA version of the driver", cuda_version),
     Check("gpu-list", "GPUs", gpu_list),
+    Check("declared-gpus", "Declared GPUs", declared_gpus),
     Check("ecc", "ECC", ecc),
     Check("persistence-mode", "Persistence mode", persistence),
     Check("retired-pages", "Retired pages", retired_pages),

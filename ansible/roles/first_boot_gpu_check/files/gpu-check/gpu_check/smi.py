@@ -43,6 +43,12 @@ class Gpu:
         return self.element.get("id", "").lower()[-len("0000:00:00.0") :]
 
     @property
+    def pci_id(self) -> str | None:
+        """The PCI device id, which is written before the vendor's: 2330 of ``233010DE``."""
+        found = re.fullmatch(r"(?:0x)?([0-9A-Fa-f]{4})10DE", self.said("pci/pci_device_id") or "")
+        return found[1].upper() if found else None
+
+    @property
     def uncorrectable(self) -> int:
         """ECC errors since the driver was loaded that were not corrected."""
         volatile = self.element.find("ecc_errors/volatile")
