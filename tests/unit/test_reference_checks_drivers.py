@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 # The folders of the tests are no packages, so a file beside this one is loaded by its path.
 _spec = importlib.util.spec_from_file_location(
@@ -323,7 +325,24 @@ def test_the_checks_ask_about_every_unit_that_roles_of_gpus_enable():
     roles += [ROOT / "ansible/roles" / name for name in ("mig", "nvidia")]
     texts = [path.read_text() for role in roles for path in role.glob("*/main.yml")]
     unit = r"\b(?:gpu|nvidia)-[a-z-]+[.](?:path|service)\b"
-    program, names = (ROOT / CHECKS).with_name("machine.py").read_text(), {}
-    exec(program[: program.index("\ndef say(")], names)  # noqa: S102 - ours, up to a function
+    names = program()
     assert set(names["SERVICES"]) == {name for text in texts for name in re.findall(unit, text)}
     assert set(names["SERVICES"]) == {*ENABLED, UNIT}
+
+
+def test_questions_are_asked_at_once_and_answered_in_their_order():
+    names, both = program(), threading.Barrier(2)
+    asked = {"late": lambda: both.wait(60) >= 0, "wrong": lambda: 1 // 0, "early": both.wait}
+    names["ASKED"] = asked
+    names["os"] = SimpleNamespace(cpu_count=lambda: 2)
+    said = names["answers"]()
+    assert list(said) == list(asked)
+    assert said["late"] is True
+    assert said["wrong"].startswith("error: ZeroDivisionError")
+
+
+def program() -> dict:
+    """The names of the program that is sent to the machine; nothing is asked."""
+    text, names = (ROOT / CHECKS).with_name("machine.py").read_text(), {}
+    exec(text.rpartition("\nprint(")[0], names)  # noqa: S102 - ours, without its last line
+    return names
