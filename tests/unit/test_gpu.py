@@ -321,7 +321,7 @@ def test_a_missing_gpu_has_a_status_of_its_own(run, ssh):
         (["--gpu", "--events", "x.jsonl"], "--gpu does not go with --vm or --events"),
         (["--gpu", "--on", "-oProxyCommand=x"], "must be HOST, USER@HOST or ssh://USER@HOST:PORT"),
         (["--gpu", "--on", ""], "must be HOST"),
-        (["--gpu", "--level", "long"], "is not one of 'quick', 'medium'"),
+        (["--gpu", "--level", "endless"], "is not one of 'quick', 'medium', 'long'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(run, words, said):
