@@ -48,13 +48,14 @@ def user_network(
 ) -> str:
     """Return the value of ``-netdev``: SSH in from ``ssh_port``, what ``leads`` names out.
 
-    Without a port nothing leads in.
+    Without a port nothing leads in. There is no IPv6: nothing could be reached by it, and Debian's
+    installer takes a network that it configured by IPv6 for one that needs no DHCP.
     ``leads``: address and port in the guest's network → ``HOST:PORT`` as this host reaches it.
     ``relay`` is socat. The ``-cmd:`` form of guestfwd starts a program for each connection; the
     ``-tcp:`` form hangs after its first one (QEMU 7.2). QEMU splits the command at blanks itself
     and starts no shell.
     """
-    words = ["user", f"id={name}", "restrict=on"]
+    words = ["user", f"id={name}", "restrict=on", "ipv6=off"]
     if ssh_port is not None:
         words.append(f"hostfwd=tcp:127.0.0.1:{ssh_port}-:22")
     for (host, port), to in leads.items():

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -304,7 +305,7 @@ def test_the_checks_know_the_settings_of_the_role():
     assert {name: str(value) for name, value in checks["SETTINGS"].items()} == SETTINGS
 
 
-def test_measurements_are_looked_for_where_the_role_was_told_to_write_them(tmp_path, monkeypatch):
+def test_measurements_are_looked_for_where_the_role_was_told_to_write_them(tmp_path):
     systemctl, folder = tmp_path / "bin/systemctl", tmp_path / "elsewhere"
     for path, text in (
         (systemctl, "#!/bin/sh\n"),
@@ -314,10 +315,9 @@ def test_measurements_are_looked_for_where_the_role_was_told_to_write_them(tmp_p
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     systemctl.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{systemctl.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(sys, "argv", ["machine.py", "[]", str(folder)])
     program = (ROOT / CHECKS).with_name("machine.py").read_text()
-    names: dict = {}
-    exec(program.rpartition("\nprint(")[0], names)  # noqa: S102 - ours, without its last line
-    said = names["measured"]()
+    argv = [sys.executable, "-c", program, "[]", str(folder)]
+    path = {"PATH": f"{systemctl.parent}:/usr/bin:/bin"}
+    done = subprocess.run(argv, env=path, check=True, capture_output=True, text=True)
+    said = json.loads(done.stdout)["measured"]
     assert said == {"failed": "", "json": HOST, "prometheus": ["gpu_count 0"]}

@@ -150,7 +150,7 @@ def test_the_vm():
     assert arguments["-cpu"] == "max"
     assert arguments["-vnc"] == "none"
     assert arguments["-netdev"] == (
-        "user,id=user.0,restrict=on,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"
+        "user,id=user.0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{{ .SSHHostPort }}-:22"
         ",guestfwd=tcp:10.0.2.100:3141-cmd:socat - TCP:127.0.0.1:41002"
         ",guestfwd=tcp:10.0.2.100:3142-cmd:socat - TCP:127.0.0.1:41001"
     )
@@ -213,7 +213,7 @@ def test_an_installer_reaches_the_caches_and_nobody_reaches_it():
         v for n, v in source(shipped(INSTALLING, "iso"), "qemu")["qemuargs"] if "netdev" in n
     )
     assert netdev.strip('"') == (
-        "user,id=user.0,restrict=on"
+        "user,id=user.0,restrict=on,ipv6=off"
         ",guestfwd=tcp:10.0.2.100:3141-cmd:socat - TCP:127.0.0.1:41002"
         ",guestfwd=tcp:10.0.2.100:3142-cmd:socat - TCP:127.0.0.1:41001"
     )

@@ -1,4 +1,7 @@
-"""What the checks ask of a machine with the driver, in one go; see the base stage's machine.py."""
+"""What the checks ask of a machine with the driver, in one go; see the base stage's machine.py.
+
+Arguments: the names of what is asked; all of it where there are none.
+"""
 
 import hashlib
 import json
@@ -6,6 +9,7 @@ import lzma
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -287,10 +291,10 @@ def answer(ask):
         return f"error: {error!r}"
 
 
-def answers():
+def answers(names):
     """All at once, as each waits for programs: none of them writes what another one looks at."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(ASKED, pool.map(answer, ASKED.values()), strict=True))
+        return dict(zip(names, pool.map(answer, (ASKED[name] for name in names)), strict=True))
 
 
-print(json.dumps(answers()))  # noqa: T201 - its result
+print(json.dumps(answers(sys.argv[1:] or ASKED)))  # noqa: T201 - its result

@@ -1,6 +1,7 @@
 """The drivers: the module fits the kernel that boots, and every part is of one version.
 
-None of it needs a GPU. Where one is present, the driver must see it.
+None of it needs a GPU. Where one is present, the driver must see it. The services are those of
+test_services.py.
 """
 
 import json
@@ -11,14 +12,15 @@ from types import SimpleNamespace
 import pytest
 from cryptography import x509
 
-pytestmark = pytest.mark.if_used("nvidia_driver", "nvidia")
+# Files, and what CUDA says without a GPU: no boot changes them. DKMS alone takes half a minute to
+# say in emulation what it has, and compiling takes minutes.
+pytestmark = [pytest.mark.if_used("nvidia_driver", "nvidia"), pytest.mark.anywhere]
 HERE = Path(__file__).parent
 MODULES = {"proprietary": "nvidia-current", "open": "nvidia-current-open"}
 PACKAGES = {"proprietary": "nvidia-kernel-dkms", "open": "nvidia-open-kernel-dkms"}
 ALTERNATIVES = {"proprietary": "/usr/lib/nvidia/current", "open": "/usr/lib/nvidia/current-open"}
 LICENCES = {"proprietary": "NVIDIA", "open": "Dual MIT/GPL"}
 PARTS = ("", "-uvm", "-modeset", "-drm", "-peermem")
-PERSISTENCED = "nvidia-persistenced.service"
 # The first CUDA with code for it.
 BLACKWELL = 12080
 CUDA_12 = 12000
@@ -256,21 +258,6 @@ def test_no_key_for_signing_modules_is_in_the_image(machine):
     assert machine["mok"] == []
 
 
-@pytest.mark.if_used("nvidia_persistenced", "nvidia")
-def test_persistenced_is_enabled_and_did_not_fail(machine):
-    state = "active" if machine["gpu"] else "inactive"
-    assert machine["services"].get(PERSISTENCED) == {"enabled": "enabled", "state": state}
-
-
-def test_services_of_gpus_are_enabled_and_did_not_fail(machine):
-    wrong = {
-        unit: how
-        for unit, how in machine["services"].items()
-        if how["enabled"] != "enabled" or how["state"] == "failed"
-    }
-    assert wrong == {}
-
-
 def test_libraries_find_what_they_need(machine, libraries):
     linked = machine["linked"]
     assert {"libcuda.so.1", *filter(None, libraries)} - set(linked["names"]) == set()
@@ -282,13 +269,10 @@ def test_libcuda_is_known_once(machine):
     assert machine["linked"]["names"].count("libcuda.so.1") == 1
 
 
-# What CUDA says without a GPU, no boot changes; compiling takes minutes in emulation.
-@pytest.mark.anywhere
 def test_driver_library_speaks_the_cuda_of_its_branch(cuda, driver_cuda):
     assert cuda["driver"] == {"status": 0, "version": driver_cuda}
 
 
-@pytest.mark.anywhere
 @if_cuda_has("libcudart")
 def test_runtime_is_not_newer_than_the_driver(cuda, toolkit):
     # The runtime of CUDA 11 asks for a device first, and says what the driver says of that.
@@ -298,20 +282,17 @@ def test_runtime_is_not_newer_than_the_driver(cuda, toolkit):
     assert toolkit <= cuda["driver"]["version"]
 
 
-@pytest.mark.anywhere
 def test_cuda_finds_the_gpu_if_there_is_one(cuda, machine):
     # Without one: 100 (no device), or another error where even the bus cannot be asked.
     assert (cuda["init"] == 0) == machine["gpu"]
 
 
-@pytest.mark.anywhere
 @if_cuda_has("libnvrtc")
 @pytest.mark.parametrize("architecture", [75, 80, 86, 89, 90])
 def test_nvrtc_compiles_for(cuda, architecture):
     assert cuda["compiled"][str(architecture)] == {"status": 0, "elf": True, "named": True}
 
 
-@pytest.mark.anywhere
 @if_cuda_has("libnvrtc")
 def test_nvrtc_compiles_for_the_gpus_of_the_image(cuda, gpus):
     if not gpus:
@@ -321,7 +302,6 @@ def test_nvrtc_compiles_for_the_gpus_of_the_image(cuda, gpus):
     assert found == dict.fromkeys(gpus, compiled)
 
 
-@pytest.mark.anywhere
 @if_cuda_has("libnvrtc")
 def test_nvrtc_knows_its_limits(cuda, toolkit):
     # Blackwell came with CUDA 12.8: an older compiler that knows it is not the one asked for.
