@@ -159,7 +159,7 @@ def size_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     """Return the bytes that an option such as ``50G`` stands for."""
     if value is None:
         return None
-    from builder.schema import parse_size  # late: brings pydantic
+    from builder.values import parse_size  # late: brings pydantic
 
     with _told_as_an_option():
         return parse_size(value)
@@ -169,7 +169,7 @@ def age_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> i
     """Return the seconds that an option such as ``30d`` stands for."""
     if value is None:
         return None
-    from builder.schema import parse_age  # late, as above
+    from builder.values import parse_age  # late, as above
 
     with _told_as_an_option():
         return parse_age(value)
@@ -177,7 +177,7 @@ def age_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> i
 
 @contextlib.contextmanager
 def _told_as_an_option() -> Iterator[None]:
-    from builder.schema import WrongValueError  # late, as above
+    from builder.values import WrongValueError  # late, as above
 
     try:
         yield

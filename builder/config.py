@@ -17,8 +17,9 @@ from pydantic import ValidationError
 
 from builder.errors import Problem
 from builder.role_schema import MetaFile, SpecsFile
-from builder.schema import Part, PipelineFile, StageFile, WrongValueError, shown
+from builder.schema import Part, PipelineFile, StageFile
 from builder.suggest import suggestion
+from builder.values import WrongValueError, shown
 from builder.yamlfile import Key, YamlFile, parse
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import yaml
 from builder.errors import ChoiceError
 from builder.pipeline import PIPELINE_FILE
 from builder.reference import File
-from builder.schema import WrongValueError, parse_name
 from builder.upstream.pins import places_in
+from builder.values import WrongValueError, parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -32,8 +32,8 @@ CLOUD_IMAGE_VERSION = 2
 
 # The modules that turn files into the answer: when one of them changes, kept answers are void.
 _DECIDING = (
-    "config", "memo", "open_pins", "pipeline", "resolve", "role_names", "role_schema", "schema",
-    "settings", "yamlfile",
+    "config", "kernel", "memo", "open_pins", "pipeline", "resolve", "role_names", "role_schema",
+    "schema", "settings", "values", "yamlfile",
 )  # fmt: skip
 _MIB = 2**20
 

@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 from builder.config import PIPELINE, ROLES, stage_file
 from builder.digest import canonical
 from builder.errors import Problem, ProjectError
+from builder.kernel import settled
 from builder.open_pins import command, is_open
-from builder.settings import all_uses, misplaced, undeclared_problems, use_problems, uses
+from builder.settings import (
+    all_uses,
+    misplaced,
+    repeated_problems,
+    undeclared_problems,
+    use_problems,
+    uses,
+)
 from builder.suggest import suggestion
 from builder.yamlfile import parse
 
@@ -63,6 +71,7 @@ def _problems(files: ProjectFiles, tree: Tree) -> Iterator[Problem]:
         yield from _answers_problems(files, files.pipeline, tree)
         yield from _repetition_problems(files, files.pipeline)
         yield from undeclared_problems(files, files.pipeline)
+        yield from repeated_problems(files, files.pipeline)
         for use in all_uses(files, files.pipeline):
             yield from use_problems(files, use, tree)
 
@@ -292,7 +301,7 @@ def _role_document(files: ProjectFiles, name: str) -> dict[str, Any]:
 
 def _source_document(files: ProjectFiles, variant: VariantPart) -> dict[str, Any]:
     kind = variant.source.kind
-    settings = getattr(variant.source, kind).model_dump()
+    settings = settled(variant, getattr(variant.source, kind).model_dump())
     answers = settings.get("answers")
     paths = {"answers": f"stages/{_root(files)}/{PurePosixPath(answers)}"} if answers else {}
     return {"kind": kind, "settings": settings, "paths": paths}

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from builder.schema import Part, RoleName, VariableName
+from builder.schema import Part
+from builder.values import RoleName, VariableName  # noqa: TC001 - pydantic asks for them
 
 OptionType = Literal["str", "int", "float", "bool", "list", "dict", "path", "raw"]
 

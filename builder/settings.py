@@ -12,9 +12,10 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from builder.config import stage_file
+from builder.kernel import PIN, VARIABLES, kernel_of
 from builder.open_pins import is_open
-from builder.schema import shown
 from builder.suggest import suggestion
+from builder.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -91,11 +92,24 @@ def uses(
     files: ProjectFiles, pipeline: Read[PipelineFile], variant: str, stage: str
 ) -> Iterator[Use]:
     """Yield the roles of a stage of a variant, in the order in which they run."""
+    kernel = _kernel(pipeline, variant)
     layers = list(_layers(files, pipeline, variant, stage))
     file, key, parts = _role_list(files, pipeline, variant, stage)
     for at, part in enumerate(parts):
         own = Layer(file, (*key, at, "variables"), part.variables)
-        yield Use(stage, part.role, part.name, file, (*key, at), _merged([*layers, own]))
+        given = {**kernel, **_merged([*layers, own])}
+        yield Use(stage, part.role, part.name, file, (*key, at), given)
+
+
+def _kernel(pipeline: Read[PipelineFile], variant: str) -> dict[str, Setting]:
+    """Return what follows from the pin of a kernel and a flavour."""
+    kernel = kernel_of(pipeline.says.variants[variant])
+    key: Key = ("variants", variant, *PIN)
+    return {
+        name: Setting(getattr(kernel, part), pipeline.file, (*key, part))
+        for part, name in VARIABLES.items()
+        if kernel
+    }
 
 
 def _layers(
@@ -181,6 +195,19 @@ def _undeclared(
             hint = elsewhere.get(name) or suggestion(name, declared)
             message = "no role here declares this variable"
             yield layer.file.problem((*layer.key, name), message, hint)
+
+
+def repeated_problems(files: ProjectFiles, pipeline: Read[PipelineFile]) -> Iterator[Problem]:
+    """Yield each variable that says again, or otherwise, what the pin of a kernel says."""
+    for variant, part in pipeline.says.variants.items():
+        for stage in files.stages if kernel_of(part) else ():
+            for use in uses(files, pipeline, variant, stage):
+                for name in VARIABLES.values():
+                    setting = use.given[name]
+                    if setting.key[2 : 2 + len(PIN)] != PIN:
+                        message = "follows from the pin of the kernel and the flavour"
+                        hint = f"remove it: {'.'.join(PIN)} and kernel_flavour decide"
+                        yield setting.file.problem(setting.key, message, hint)
 
 
 # --- can the role take it? ------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 from builder.compat import PATH, versions
 from builder.config import read
 from builder.errors import ProjectError
-from builder.schema import Part, WrongValueError, form
+from builder.schema import Part
 from builder.suggest import suggestion
+from builder.values import WrongValueError, form
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

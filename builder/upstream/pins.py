@@ -14,6 +14,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from builder import yamlfile
 from builder.errors import Problem, ProjectError
+from builder.kernel import PIN
 from builder.upstream.archive import compare_versions
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _package(place: Place, scopes: list[Scope], chosen: frozenset[str]) -> Edit 
     if chosen and name not in chosen:
         return None
     if is_kernel(name):
-        return _kernel(name, version, scopes)
+        return newer_kernel(name, version, scopes)
     offered = {scope.offers[name] for scope in scopes if name in scope.offers}
     if not offered:
         return Note(name, f"{version} is pinned, and no archive of the pipeline offers the package")
@@ -234,7 +235,12 @@ def kernel_parts(name: str) -> re.Match[str] | None:
     return _KERNEL.fullmatch(name)
 
 
-def _kernel(name: str, version: str, scopes: list[Scope]) -> Note | None:
+def kernel_key(key: Key) -> bool:
+    """Whether a variant's pin of a kernel stands at a key."""
+    return key[:1] == ("variants",) and key[2:-1] == PIN
+
+
+def newer_kernel(name: str, version: str, scopes: Iterable[Scope]) -> Note | None:
     """Tell of a newer kernel of the same kind; which one to take is for people to decide."""
     mine = _KERNEL.fullmatch(name)
     found: list[tuple[str, str]] = []

@@ -20,14 +20,17 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from builder import files
+from builder.compat.stack import Stack
 from builder.digest import digest_document
 from builder.errors import StoreError
 from builder.fetch.urls import redacted
+from builder.kernel import Kernel, kernel_among
 from builder.pipeline import PIPELINE_FILE
 from builder.project import Project
 from builder.sources.bootstrap import host_mirrors
 from builder.suggest import suggestion
-from builder.upstream import archive, checksum_beside, models_in, pins, requirements_in
+from builder.upstream import archive, checksum_beside, kernels, models_in, pins, requirements_in
+from builder.upstream.kernels import Booting
 from builder.upstream.pins import Edit, Note, Place, Scope
 from builder.upstream.suites import Suites
 
@@ -211,31 +214,50 @@ def _kernels(
     wanted: Wanted,
     found: Relock,
 ) -> Iterator[Edit]:
-    """Yield the change to a newer kernel, variant by variant, where one goes with the driver.
-
-    What variants share changes with the first that names it. What is told of a kernel that was
-    judged stands in the place of what is told of any package.
-    """
+    """Yield the change to a newer kernel, pin by pin, where one goes with the drivers."""
+    pinned = {} if wanted.names else _kernels_of(projects)
+    of_variant = {
+        variant: [place for place in places if _variant_of(place) in {variant, None}]
+        for variant in pinned
+    }
+    owners = [variant for variant, mine in of_variant.items() if kernels.names_kernel(mine)]
     done: set[Place] = set()
-    judged: set[str] = set()
-    held_back: list[Note] = []
-    for project in projects:
-        if wanted.names or not project.judge.has_table:
+    for owner in owners:
+        project, kernel = pinned[owner]
+        # By reference they have the pin of another variant, in a flavour of their own.
+        sharing = [
+            other
+            for name, other in pinned.items()
+            if name not in owners and other[1].bare == kernel.bare
+        ]
+        among = [_booting(*each, scopes) for each in ((project, kernel), *sharing)]
+        if among[0].stack.driver is None:
+            found.notes += _told_by_hand(kernel, scopes.of(project), found.notes)
             continue
-        from builder.upstream.kernels import new_kernel, pinned_in  # late: projects without drivers
-
-        variant = project.pipeline.variant
-        mine = [place for place in places if _variant_of(place) in {variant, None}]
-        stack = project.judge.stack([stage.name for stage in project.pipeline.stages])
-        if stack.driver is None or pinned_in(mine) is None:
-            continue
-        edits, notes = new_kernel(mine, scopes.of(project).offers, stack, project.judge.table)
-        judged |= {place.pin[0] for place in mine if place.pin and pins.is_kernel(place.pin[0])}
-        held_back += [note for note in notes if note not in held_back]
+        edits, notes = kernels.new_kernel(of_variant[owner], among, project.judge.table)
+        found.notes[:] = [note for note in found.notes if note.what not in kernel.names]
+        found.notes += notes
         yield from (edit for edit in edits if edit.place not in done)
         done |= {edit.place for edit in edits}
-    found.notes[:] = [note for note in found.notes if note.what not in judged]
-    found.notes += held_back
+
+
+def _kernels_of(projects: Sequence[Project]) -> dict[str, tuple[Project, Kernel]]:
+    """Return by variant the kernel that its source's packages pin, where they do."""
+    of_source = (
+        (each, kernel_among(each.pipeline.source.settings.get("packages", ()))) for each in projects
+    )
+    return {each.pipeline.variant: (each, kernel) for each, kernel in of_source if kernel}
+
+
+def _booting(project: Project, kernel: Kernel, scopes: _Scopes) -> Booting:
+    stages = [stage.name for stage in project.pipeline.stages]
+    stack = project.judge.stack(stages) if project.judge.has_table else Stack()
+    return Booting(kernel, scopes.of(project).offers, stack)
+
+
+def _told_by_hand(kernel: Kernel, scope: Scope, known: Sequence[Note]) -> Iterator[Note]:
+    note = pins.newer_kernel(kernel.names[0], kernel.version, [scope])
+    yield from (each for each in (note,) if each and each not in known)
 
 
 class _Scopes:

@@ -9,12 +9,12 @@ from pathlib import Path
 # package counts as one, and its modules may know each other as long as no cycle comes of it.
 LAYERS = """
     errors suggest events in_guest on_host open_pins record role_names vm_options
-    checks process files yamlfile schema hcl ports
-    partitions
+    checks process files yamlfile values hcl ports
+    partitions schema
     mount_points
     digest memo failures history libraries texts scratch network role_schema reference
     fetch
-    patience config template store disks caches monitor outcome
+    patience config kernel template store disks caches monitor outcome
     rawdisk new_folder
     settings packer engines holdings sealing
     reasons resolve ssh kvm prune

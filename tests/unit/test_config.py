@@ -5,7 +5,7 @@ import pytest
 
 from builder.config import read_project
 from builder.memo import Tree
-from builder.schema import WrongValueError, parse_age, parse_size
+from builder.values import WrongValueError, parse_age, parse_size
 
 PIPELINE = """\
 schema: 1

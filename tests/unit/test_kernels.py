@@ -8,8 +8,9 @@ import pytest
 
 from builder.compat.stack import Stack
 from builder.compat.table import KernelRow, Table
+from builder.kernel import Kernel
 from builder.upstream import pins
-from builder.upstream.kernels import new_kernel
+from builder.upstream.kernels import Booting, names_kernel, new_kernel
 
 PATH = Path("stages/pipeline.yml")
 TEXT = """\
@@ -35,14 +36,27 @@ OFFERS = {
     "linux-image-cloud-amd64": "6.12.119-1",
     "linux-image-6.12.94+deb13-cloud-amd64": "6.12.94-1",
 }
+KERNEL = Kernel("6.12.117+deb13-cloud-amd64", "6.12.117-1")
 STACK = Stack(driver="550.163.01-2", flavour="proprietary", kernel="6.12.117+deb13-cloud-amd64")
 
 
-def row(kernel, *, builds):
+GENERIC = Kernel("6.12.117+deb13-amd64", "6.12.117-1")
+SHARED = """\
+variants:
+  one:
+    source: &source
+      bootstrap:
+        kernel: {release: 6.12.117+deb13, version: 6.12.117-1}  # the newest
+        packages: [openssl=3.5.4-1]
+  two: {source: *source, kernel_flavour: generic}
+"""
+
+
+def row(kernel, *, builds, ending="-cloud-amd64"):
     return KernelRow.model_validate(
         {
             "driver": "550.163.01", "flavour": "proprietary", "builds": builds, "why": "it broke",
-            "kernel": f"{kernel}+deb13-cloud-amd64", "source": "here",
+            "kernel": f"{kernel}+deb13{ending}", "source": "here",
         }
     )  # fmt: skip
 
@@ -51,10 +65,14 @@ def row(kernel, *, builds):
 def found():
     """What is found with some rows of kernels: the edits by line, and the notes."""
 
-    def find(*rows, offers=OFFERS, text=TEXT):
+    def find(*rows, offers=OFFERS, text=TEXT, others=()):
         table = Table.model_validate({"schema": 1, "updated": "now", "sources": {}})
         table = table.model_copy(update={"kernel_builds": list(rows)})
-        return new_kernel(pins.places_in(PATH, text), offers, STACK, table)
+        booting = [
+            Booting(KERNEL, offers, STACK),
+            *(Booting(each, offers, STACK) for each in others),
+        ]
+        return new_kernel(pins.places_in(PATH, text), booting, table)
 
     return find
 
@@ -94,6 +112,35 @@ def test_a_kernel_of_another_kind_is_no_newer_one(found):
     assert found(offers=offers) == ([], [])
 
 
-def test_a_pipeline_that_pins_no_kernel_gets_none(found):
+def test_where_no_kernel_is_pinned_none_is_named():
+    assert names_kernel(pins.places_in(PATH, TEXT))
+    assert names_kernel(pins.places_in(PATH, SHARED))
     text = TEXT.replace("linux-image-6.12.117+deb13-cloud-amd64=6.12.117-1", "linux-image-amd64")
-    assert found(row("6.12.119", builds=True), text=text) == ([], [])
+    text = text.replace("linux-headers-6.12.117+deb13-cloud-amd64=6.12.117-1", "dkms")
+    assert not names_kernel(pins.places_in(PATH, text))
+
+
+# --- one pin, several flavours --------------------------------------------------------------------
+
+
+def test_a_pin_changes_with_all_who_share_it(found):
+    both = row("6.12.119", builds=True), row("6.12.119", builds=True, ending="-amd64")
+    edits, notes = found(*both, text=SHARED, others=[GENERIC])
+    assert notes == []
+    assert pins.edited(PATH, SHARED, edits) == SHARED.replace("6.12.117", "6.12.119")
+
+
+def test_a_pin_waits_for_the_flavour_that_nobody_tried(found):
+    edits, (newest, _) = found(row("6.12.119", builds=True), text=SHARED, others=[GENERIC])
+    assert edits == []
+    assert newest.what == "linux-image-6.12.119+deb13-amd64=6.12.119-1"
+    assert "nobody has seen" in newest.why
+
+
+def test_a_pin_waits_for_the_flavour_that_no_archive_has(found):
+    rows = row("6.12.118", builds=True), row("6.12.118", builds=True, ending="-amd64")
+    edits, (_, older) = found(*rows, text=SHARED, others=[GENERIC])
+    assert edits == []
+    assert str(older) == (
+        "linux-image-6.12.118+deb13-amd64=6.12.118-1: held back: no archive offers it"
+    )

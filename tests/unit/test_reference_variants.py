@@ -21,7 +21,13 @@ ROOT = Path(__file__).parents[2]
 STAGES = ("base", "drivers", "frameworks", "final")
 MONTH = "2026-11"
 # Variant: the worst that is found of what it wants.
-FOUND = {"debian-13": "warn", "debian-13-torch": "warn", "debian-12": "note"}
+FOUND = {
+    "debian-13": "warn",
+    "debian-13-torch": "warn",
+    "debian-13-metal": "warn",
+    "debian-12": "note",
+}
+FLAVOURS = {"debian-13-metal": "generic"}
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +55,35 @@ def test_a_branch_that_ended_is_accepted_knowingly(table):
 
 def test_the_kernel_is_one_in_its_three_places(pipeline):
     variables = pipeline.variables_of("base")
+    flavour = "generic" if "-cloud-" not in variables["kernel_pin_release"] else "cloud"
+    assert flavour == FLAVOURS.get(pipeline.variant, "cloud")
     names = [f"linux-{part}-{variables['kernel_pin_release']}" for part in ("image", "headers")]
     settings = pipeline.source.settings
     assert [name for name in settings["packages"] if name.startswith("linux-")] == [
         f"{name}={variables['kernel_pin_version']}" for name in names
     ]
     assert settings["hold"] == names
+
+
+def test_the_variant_for_bare_metal_differs_in_its_kernel_alone():
+    cloud, metal = (load_pipeline(ROOT, name) for name in ("debian-13", "debian-13-metal"))
+    assert _without_kernel(cloud) == _without_kernel(metal)
+    assert metal.source.settings["hold"] == [
+        name.replace("-cloud-", "-") for name in cloud.source.settings["hold"]
+    ]
+
+
+def _without_kernel(pipeline):
+    settings = {
+        name: [each for each in value or () if "linux-" not in each]
+        for name, value in pipeline.source.settings.items()
+    }
+    uses = {
+        (stage.name, use.name): {**use.variables, "kernel_pin_release": None}
+        for stage in pipeline.stages
+        for use in stage.roles
+    }
+    return settings, uses
 
 
 def test_locks_are_made_for_the_python_of_the_suite(pipeline):

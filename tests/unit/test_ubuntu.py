@@ -240,6 +240,13 @@ def given(**sections):
     return change
 
 
+def action(number, **keys):
+    def change(answers):
+        answers["autoinstall"]["storage"]["config"][number].update(keys)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "place"),
     [
@@ -254,6 +261,17 @@ def given(**sections):
         (given(storage={"layout": "direct"}), "autoinstall/storage/layout"),
         (given(storage={"layout": {"name": "plain"}}), "autoinstall/storage/layout/name"),
         (given(storage={"swap": {"size": 0}}), "autoinstall/storage"),
+        (given(storage={"layout": {"name": "direct"}, "config": []}), "autoinstall/storage"),
+        (action(0, ptable="dos"), "autoinstall/storage/config/0/ptable"),
+        (action(0, grub_device="yes"), "autoinstall/storage/config/0/grub_device"),
+        (action(1, flag="bios-grub"), "autoinstall/storage/config/1/flag"),
+        (action(2, size="half"), "autoinstall/storage/config/2/size"),
+        (action(2, size=None), "autoinstall/storage/config/2/size"),
+        (action(3, mount="/"), "autoinstall/storage/config/3"),
+        (action(4, fstype="ext5"), "autoinstall/storage/config/4/fstype"),
+        (action(6, path="root"), "autoinstall/storage/config/6/path"),
+        (action(6, type="bind"), "autoinstall/storage/config/6/type"),
+        (given(packages="grub-efi-amd64-bin"), "autoinstall/packages"),
         (given(ssh={"install_server": True}), "autoinstall/ssh"),
         (given(ssh={"allow-pw": "no"}), "autoinstall/ssh/allow-pw"),
         (given(identity={"username": "x", "hostname": "x"}), "autoinstall/identity"),
@@ -288,9 +306,60 @@ def test_the_installer_is_started_with_its_answers_on_a_disk(copied):
 
 def test_answers_do_what_an_installation_must():
     said = ANSWERS["autoinstall"]
-    assert said["storage"] == {"layout": {"name": "direct"}, "swap": {"size": 0}}
+    assert said["storage"]["swap"] == {"size": 0}
     assert said["network"]["ethernets"]["wired"]["match"] == {"name": "e*"}
     assert said["shutdown"] == "poweroff"
+
+
+@pytest.fixture
+def actions():
+    """What is done to the disk, in its order, by its name."""
+    done = ANSWERS["autoinstall"]["storage"]["config"]
+    assert len({each["id"] for each in done}) == len(done)
+    return {each["id"]: each for each in done}
+
+
+def of_kind(actions, kind):
+    return [each for each in actions.values() if each["type"] == kind]
+
+
+def test_what_is_done_to_the_disk_names_what_was_done_before(actions):
+    seen = {"disk": "partition", "partition": "format", "format": "mount"}
+    order = list(actions)
+    for name, each in actions.items():
+        if on := each.get("device") or each.get("volume"):
+            assert order.index(on) < order.index(name)
+            assert seen[actions[on]["type"]] == each["type"]
+
+
+def test_the_disk_can_be_started_by_both_firmwares(actions):
+    (disk,) = of_kind(actions, "disk")
+    assert (disk["path"], disk["ptable"]) == ("/dev/vda", "gpt")
+    bios, esp, root = of_kind(actions, "partition")
+    assert [bios.get("flag"), esp.get("flag"), root.get("flag")] == ["bios_grub", "boot", None]
+    assert [each["number"] for each in (bios, esp, root)] == [1, 2, 3]
+    assert root["size"] == -1, "the last one takes the rest, and can grow"
+    # Under BIOS the installer hands GRUB every device that says so, and a partition is none to it.
+    assert [each["id"] for each in actions.values() if each.get("grub_device")] == [disk["id"]]
+    mounted = {}
+    for mount in of_kind(actions, "mount"):
+        files = actions[mount["device"]]
+        mounted[mount["path"]] = (files["volume"], files["fstype"])
+    assert mounted == {"/": (root["id"], "ext4"), "/boot/efi": (esp["id"], "fat32")}
+    assert bios["id"] not in {volume for volume, _ in mounted.values()}
+
+
+def test_both_boot_loaders_are_installed(actions):
+    said = ANSWERS["autoinstall"]
+    commands = [each.split(" -- ")[1].split() for each in said["late-commands"]]
+    loaders = {command[1]: command[2:] for command in commands if command[0] == "grub-install"}
+    assert loaders == {
+        "--target=i386-pc": [actions["disk"]["path"]],
+        "--target=x86_64-efi": ["--efi-directory=/boot/efi", "--removable", "--no-nvram"],
+    }
+    # Only before the late commands the medium's packages are there.
+    assert said["packages"] == ["grub-efi-amd64-bin"]
+    assert not [each for each in said["late-commands"] if "apt" in each]
 
 
 def test_answers_name_no_cache_that_could_stay():
