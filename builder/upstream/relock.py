@@ -236,7 +236,7 @@ def _kernels(
             continue
         edits, notes = kernels.new_kernel(of_variant[owner], among, project.judge.table)
         found.notes[:] = [note for note in found.notes if note.what not in kernel.names]
-        found.notes += notes
+        found.notes += [note for note in notes if note not in found.notes]
         yield from (edit for edit in edits if edit.place not in done)
         done |= {edit.place for edit in edits}
 

@@ -18,6 +18,7 @@ NAMED = (
     ("tests/e2e/test_gpu_roles.py", "USED"),
     ("tests/e2e/test_gpu_roles.py", "PLAIN"),
     ("tests/e2e/test_kernel_module.py", "AGAIN"),
+    ("tests/e2e/test_second_run.py", "AGAIN"),
 )
 
 
