@@ -45,7 +45,7 @@ def archive(parts: Path, behind: str) -> Iterator[str]:
 
     class Handler(_Handler):
         own = pages
-        upstream = behind.removesuffix(_FOLDER)
+        upstream = behind.rstrip("/")
 
     with http.server.ThreadingHTTPServer((_ADDRESS, 80), Handler) as server:
         server.daemon_threads = True
@@ -90,7 +90,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._say(200, {"Content-Length": str(len(content))}, content)
             return
         headers = {name: self.headers[name] for name in _ASKED_ON if name in self.headers}
-        request = urllib.request.Request(self.upstream + self.path, headers=headers)  # noqa: S310
+        request = urllib.request.Request(  # noqa: S310
+            self.upstream + self.path.removeprefix(_FOLDER), headers=headers
+        )
         try:
             answer = urllib.request.urlopen(request)  # noqa: S310 - http, as in sources.list
         except urllib.error.HTTPError as error:

@@ -31,7 +31,6 @@ DRIVER_PACKAGES = {
     "nvidia-legacy-check": VERSION,
 }
 LINKED = ["libnvrtc.so.12", "libnvidia-ml.so.1", "libcudart.so.12", "libcuda.so.1", "libcuda.so"]
-UNIT = "nvidia-persistenced.service"
 BLACKLISTS = ["nouveau-blacklist.conf", "nvidia-blacklists-nouveau.conf"]
 NOTHING = dict.fromkeys(("filename", "version", "vermagic", "license", "signer"), "")
 
@@ -96,7 +95,6 @@ def answer():
         "mok": [],
         "nouveau_loads": [],
         "packages": {**PACKAGES, "libc6": "2.41-12"},
-        "services": {UNIT: {"enabled": "enabled", "state": "inactive"}},
         "upgraded": ["base-files", "libc6", "nvidia-installer-cleanup"],
     }
     compiled = {"status": 0, "elf": True, "named": True}
@@ -270,7 +268,6 @@ def signed(by, where=PARTS, beside=PARTS):
     }
 
 
-SLEEPING = {"enabled": "enabled", "state": "inactive"}
 OPENED = {
     "expected": {"nvidia_driver_flavour": "open"},
     **told(

@@ -224,7 +224,7 @@ def test_the_disk_is_asked_what_the_machine_is_asked(name):
 def asked() -> dict:
     """What the program that is sent to a machine looks for."""
     text, names = LEFTOVERS.read_text(), {}
-    exec(text[: text.index("\nASKED = ")], names)  # noqa: S102 - ours, without what it asks
+    exec(text[: text.index("\nSEARCHED = ")], names)  # noqa: S102 - ours, without what it asks
     return names
 
 

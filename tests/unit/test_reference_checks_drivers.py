@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ PROJECT_FILES = made.SECURE_BOOT["PROJECT_FILES"]
 answer = made.answer
 KERNEL, OTHER, DRIVER, OLD, PARTS = made.KERNEL, made.OTHER, made.DRIVER, made.OLD, made.PARTS
 PROPRIETARY, OPEN, PACKAGES, LINKED = made.PROPRIETARY, made.OPEN, made.PACKAGES, made.LINKED
-UNIT, BLACKLISTS, NOTHING, SLEEPING = made.UNIT, made.BLACKLISTS, made.NOTHING, made.SLEEPING
+BLACKLISTS, NOTHING = made.BLACKLISTS, made.NOTHING
 OPENED, PEERMEM, BY_PACKAGE, module = made.OPENED, made.PEERMEM, made.BY_PACKAGE, made.module
 modules, loading, dkms, marker = made.modules, made.loading, made.dkms, made.marker
 told, cuda, debian_12, of_debian_12 = made.told, made.cuda, made.debian_12, made.of_debian_12
@@ -33,7 +32,6 @@ ALTERNATIVE = "test_alternatives_are_of_the_flavour_asked_for"
 ONE_VERSION = "test_every_package_of_the_driver_is_of_one_version"
 UPGRADE = "test_an_upgrade_leaves_what_is_pinned_alone"
 FRESH = "test_initramfs_knows_what_modprobe_knows"
-SERVICES = "test_services_of_gpus_are_enabled_and_did_not_fail"
 LIBRARY = "test_libraries_find_what_they_need"
 FLAVOUR = "test_module_is_of_the_flavour_asked_for"
 DKMS = "test_dkms_has_nothing_but_that_module"
@@ -43,16 +41,9 @@ LOADED = "test_driver_is_loaded_for_a_gpu_and_only_then"
 PARTS_FIT = "test_all_parts_are_of_one_version"
 HELD = "test_packages_are_pinned_and_held"
 INITRAMFS = "test_nouveau_is_off_in_the_initramfs"
-PERSISTENCED = "test_persistenced_is_enabled_and_did_not_fail"
 RUNTIME = "test_runtime_is_not_newer_than_the_driver"
 SPEAKS = "test_driver_library_speaks_the_cuda_of_its_branch"
 FINDS = "test_cuda_finds_the_gpu_if_there_is_one"
-
-CDI_PATH = "nvidia-cdi-refresh.path"
-WAITING = {"enabled": "enabled", "state": "active"}
-# The units of GPUs that roles of this stage enable, but for persistenced.
-ENABLED = [CDI_PATH, "gpu-mig.service", "nvidia-cdi-refresh.service", "nvidia-dcgm.service"]
-ENABLED += [f"nvidia-{name}.service" for name in ("dcgm-exporter", "fabricmanager", "imex")]
 NVRTC = [f"test_nvrtc_compiles_for[{number}]" for number in (75, 80, 86, 89, 90)]
 GPUS = "test_nvrtc_compiles_for_the_gpus_of_the_image"
 LIMITS = "test_nvrtc_knows_its_limits"
@@ -61,22 +52,7 @@ SOUND = {
     "as built": ({},),
     "open module": (OPENED,),
     "flavour is not said": ({"expected": ("nvidia_driver_flavour", None)},),
-    "with a GPU": (told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=0),),
-    # Without a GPU their conditions are not met; a path waits whether there is one or not.
-    "with all services of GPUs": (
-        told(services={**dict.fromkeys(ENABLED, SLEEPING), CDI_PATH: WAITING}),
-    ),
-    # What is done once and ended well: it remains active, or it does not.
-    "with all services of GPUs, and a GPU": (
-        told(
-            gpu=True,
-            services={
-                **dict.fromkeys((*ENABLED, UNIT), WAITING),
-                "nvidia-cdi-refresh.service": SLEEPING,
-            },
-        )
-        | cuda(init=0),
-    ),
+    "with a GPU": (told(gpu=True) | cuda(init=0),),
     "no bus in a container": (cuda(init=999),),
     "signed by the certificate": (signed("Example modules"),),
     "on Debian 12": (debian_12(),),
@@ -87,9 +63,7 @@ SOUND = {
             "nvidia_persistenced",
             packages=("nvidia-persistenced", None),
             held=("nvidia-persistenced", None),
-            services=(UNIT, None),
         ),
-        PERSISTENCED,
     ),
     "without the role nouveau_blacklist": (
         without("nouveau_blacklist", **BY_PACKAGE, initramfs=BY_PACKAGE),
@@ -101,8 +75,8 @@ SOUND = {
     "without a role of the driver": (
         without("nvidia_driver"),
         *(f"{check}[{part}]" for check in (MODULE, SIGNED) for part in PARTS),
-        *(ALTERNATIVE, ONE_VERSION, UPGRADE, FRESH, SERVICES, LIBRARY, FLAVOUR, DKMS, MARKER),
-        *(MODPROBE, LOADED, PARTS_FIT, HELD, INITRAMFS, PERSISTENCED, RUNTIME, SPEAKS, FINDS),
+        *(ALTERNATIVE, ONE_VERSION, UPGRADE, FRESH, LIBRARY, FLAVOUR, DKMS, MARKER),
+        *(MODPROBE, LOADED, PARTS_FIT, HELD, INITRAMFS, RUNTIME, SPEAKS, FINDS),
         *("test_nouveau_is_off", "test_no_key_for_signing_modules_is_in_the_image"),
         *("test_libcuda_is_known_once", *NVRTC, GPUS, LIMITS),
     ),
@@ -228,34 +202,6 @@ BROKEN = {
         told(mok=["/var/lib/dkms/mok.key"]),
         "test_no_key_for_signing_modules_is_in_the_image",
     ),
-    "persistenced is disabled": (
-        told(services={UNIT: {"enabled": "disabled"}}), PERSISTENCED, SERVICES,
-    ),
-    "persistenced failed": (told(services={UNIT: {"state": "failed"}}), PERSISTENCED, SERVICES),
-    "no persistenced": (told(services=(UNIT, None)), PERSISTENCED),
-    "fabric manager is disabled": (
-        told(services={"nvidia-fabricmanager.service": {**SLEEPING, "enabled": "disabled"}}),
-        SERVICES,
-    ),
-    "DCGM failed": (
-        told(services={"nvidia-dcgm.service": {**SLEEPING, "state": "failed"}}), SERVICES,
-    ),
-    **{
-        f"{name} failed": (
-            told(services={unit: {**SLEEPING, "state": "failed"}}),
-            SERVICES,
-        )
-        for name, unit in {
-            "the exporter": "nvidia-dcgm-exporter.service",
-            "the description of devices": "nvidia-cdi-refresh.service",
-            "splitting GPUs": "gpu-mig.service",
-        }.items()
-    },
-    "the exporter is disabled": (
-        told(services={"nvidia-dcgm-exporter.service": {**SLEEPING, "enabled": "disabled"}}),
-        SERVICES,
-    ),
-    "persistenced sleeps beside a GPU": (told(gpu=True) | cuda(init=0), PERSISTENCED),
     "a branch of which no CUDA is known": ({"driver_cuda": (..., {"620": None})}, SPEAKS),
     "no table knows the driver": ({"driver_cuda": (..., {})}, SPEAKS),
     "driver library of another CUDA": (cuda(driver={"version": 12020}), RUNTIME, SPEAKS),
@@ -291,7 +237,7 @@ BROKEN = {
     "runtime of a newer CUDA": (cuda(runtime={"version": 12080}), RUNTIME),
     "runtime has an error": (cuda(runtime={"status": 35}), RUNTIME),
     "CUDA does not see the GPU": (
-        told(gpu=True, services={UNIT: {"state": "active"}}) | cuda(init=999),
+        told(gpu=True) | cuda(init=999),
         FINDS,
     ),
     "CUDA sees a GPU that is not there": (cuda(init=0), FINDS),
@@ -318,16 +264,6 @@ BROKEN = {
         "test_nvrtc_knows_its_limits",
     ),
 }  # fmt: skip
-
-
-def test_the_checks_ask_about_every_unit_that_roles_of_gpus_enable():
-    roles = [path.parents[1] for path in (ROOT / "ansible/roles").glob("*/files/needs-a-gpu.conf")]
-    roles += [ROOT / "ansible/roles" / name for name in ("mig", "nvidia")]
-    texts = [path.read_text() for role in roles for path in role.glob("*/main.yml")]
-    unit = r"\b(?:gpu|nvidia)-[a-z-]+[.](?:path|service)\b"
-    names = program()
-    assert set(names["SERVICES"]) == {name for text in texts for name in re.findall(unit, text)}
-    assert set(names["SERVICES"]) == {*ENABLED, UNIT}
 
 
 def test_questions_are_asked_at_once_and_answered_in_their_order():

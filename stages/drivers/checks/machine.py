@@ -1,7 +1,4 @@
-"""What the checks ask of a machine with the driver, in one go; see the base stage's machine.py.
-
-Arguments: the names of what is asked; all of it where there are none.
-"""
+"""What the checks ask of a machine with the driver, in one go; see the base stage's machine.py."""
 
 import hashlib
 import json
@@ -9,7 +6,6 @@ import lzma
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,16 +37,6 @@ LIBRARY = re.compile(
 # What a signed module ends with, and how DKMS packs modules.
 MAGIC = b"~Module signature appended~\n"
 PACK = ("xz", "--check=crc32", "--lzma2=dict=1MiB", "--stdout")
-SERVICES = (
-    "gpu-mig.service",
-    "nvidia-cdi-refresh.path",
-    "nvidia-cdi-refresh.service",
-    "nvidia-dcgm-exporter.service",
-    "nvidia-dcgm.service",
-    "nvidia-fabricmanager.service",
-    "nvidia-imex.service",
-    "nvidia-persistenced.service",
-)
 
 
 def say(*command):
@@ -190,13 +176,6 @@ def alternative():
     return found.group(1) if found else ""
 
 
-def state(unit):
-    return {
-        "enabled": say("systemctl", "is-enabled", unit),
-        "state": say("systemctl", "show", "--value", "-p", "ActiveState", unit),
-    }
-
-
 def markers():
     """What the modules that DKMS has were built for, and which of their files are not those."""
     return [marker(path.parent) for path in Path("/var/lib/dkms").glob("*/*/*/*/marker.json")]
@@ -243,12 +222,6 @@ def unsigned(path):
     return subprocess.run(PACK, input=bare, capture_output=True, check=True).stdout
 
 
-def services():
-    """The services of GPUs that are installed, each with how it is."""
-    loaded = ("systemctl", "show", "--value", "-p", "LoadState")
-    return {unit: state(unit) for unit in SERVICES if say(*loaded, unit) != "not-found"}
-
-
 def held():
     """Not from apt-mark: apt makes caches, which would be taken for leftovers of the build."""
     wants = (line.split(" ") for line in say(*HOLDS).splitlines())
@@ -279,7 +252,6 @@ ASKED = {
     "mok": mok,
     "nouveau_loads": nouveau_loads,
     "packages": lambda: dict(line.split(" ") for line in say(*VERSIONS).splitlines()),
-    "services": services,
     "upgraded": upgraded,
 }
 
@@ -291,10 +263,10 @@ def answer(ask):
         return f"error: {error!r}"
 
 
-def answers(names):
+def answers():
     """All at once, as each waits for programs: none of them writes what another one looks at."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(names, pool.map(answer, (ASKED[name] for name in names)), strict=True))
+        return dict(zip(ASKED, pool.map(answer, ASKED.values()), strict=True))
 
 
-print(json.dumps(answers(sys.argv[1:] or ASKED)))  # noqa: T201 - its result
+print(json.dumps(answers()))  # noqa: T201 - its result

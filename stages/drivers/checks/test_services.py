@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.if_used("nvidia_driver", "nvidia")
-PROGRAM = Path(__file__).with_name("machine.py").read_text()
+PROGRAM = Path(__file__).with_name("services.py").read_text()
 PERSISTENCED = "nvidia-persistenced.service"
 
 
 @pytest.fixture(scope="module")
 def running(host):
     """What the machine says about its services, and whether it has a GPU."""
-    done = host.run("python3 -c %s %s %s", PROGRAM, "gpu", "services")
+    done = host.run("python3 -c %s", PROGRAM)
     if done.rc:
-        pytest.fail(f"machine.py gave no answer:\n{done.stderr}", pytrace=False)
+        pytest.fail(f"the machine gave no answer:\n{done.stderr}", pytrace=False)
     return json.loads(done.stdout)
 
 
