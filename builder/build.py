@@ -17,16 +17,12 @@ from builder import __version__, caches, files, network, texts
 from builder.disks import LEAST_FREE
 from builder.errors import HostError, VaultbuildError
 from builder.inputs import snapshot
-from builder.installation import Installation, install
-from builder.patience import Patience, persevere
 from builder.record import BuildRecord, utc_now
 from builder.reporter import Tee
-from builder.sources import image_of, make_source
-from builder.stage_build import Options, Workplace, build_stage, disk_record, log_folder
 from builder.store import DISK, Image
-from builder.supplies import Supplies
 from builder.timing import Timekeeper
 from builder.verify import require_passed, verdict_path, verify
+from builder.workplace import Options, Workplace, disk_record, log_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +37,7 @@ if TYPE_CHECKING:
     from builder.project import Project
     from builder.reporter import Reporter
     from builder.store import Store
+    from builder.supplies import Supplies
     from builder.verify import CheckSet, Verdict
 
 
@@ -155,6 +152,7 @@ def _supplies(
         return
     from builder.needs import needs_of  # late: what reuses everything needs nothing
     from builder.provide import names_for
+    from builder.supplies import Supplies
 
     reporter.doing("starting the caches")
     pipeline, offline = project.pipeline, options.offline
@@ -260,6 +258,9 @@ def _have(step: Step, inputs: StageInputs, parent: Image | None, place: Workplac
     if step.action == "reuse" and (image := store.find(step.key)):
         reporter.stage_reused(step)
         return image
+    from builder.patience import Patience, persevere  # late: engines and gateways come with it
+    from builder.stage_build import build_stage
+
     with store.locked(step.key, waiting=lambda who: reporter.note(f"waiting for {who}")) as lock:
         if not step.again and (image := store.find(step.key)):
             reporter.stage_reused(step)
@@ -329,6 +330,8 @@ def _source(inputs: StageInputs, place: Workplace, *, again: bool) -> Image:
 
 def _make_source(staged: Path, key: str, logs: Path, place: Workplace, held: int) -> dict[str, Any]:
     """Make the root disk; write its network lock; return what its record says of the network."""
+    from builder.sources import make_source  # late, as above
+
     supplies, pipeline = place.outside, place.project.pipeline
     journal = logs / network.JOURNAL
     try:
@@ -354,6 +357,9 @@ def _installed(
     staged: Path, key: str, logs: Path, place: Workplace, held: int, seen: Endpoints
 ) -> IsoGot:
     """Have the root disk made by an installer; return the ISO."""
+    from builder.installation import Installation, install  # late, as above
+    from builder.sources import image_of
+
     project, supplies = place.project, place.outside
     medium = image_of(project.pipeline, supplies.fetcher, offline=supplies.offline)
     run = Installation(

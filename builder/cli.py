@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from builder.project import Project
     from builder.release.publish import Release
     from builder.reporter import Reporter
-    from builder.stage_build import Options
     from builder.store import Image
+    from builder.workplace import Options
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def stage(
       vaultbuild stage frameworks --watch
     """
     from builder import report
-    from builder.stage_build import Options
+    from builder.workplace import Options
 
     if watch:
         if as_json or events or force or asking.refresh:
@@ -258,7 +258,7 @@ def build(
       vaultbuild build --refresh
       vaultbuild build --offline                from the caches alone
     """
-    from builder.stage_build import Options
+    from builder.workplace import Options
 
     options = Options(keep_failed=keep_failed, offline=offline)
     releases = []
@@ -360,7 +360,7 @@ def _publish(
     project: Project, image: Image, reporter: Reporter, output: Path | None, compression: str
 ) -> Release:
     from builder.release.publish import publish
-    from builder.stage_build import log_folder
+    from builder.workplace import log_folder
 
     return publish(
         project,

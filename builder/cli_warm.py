@@ -114,7 +114,7 @@ def _read(path: Path) -> NetworkLock:
 def _warm(settings: Settings, project: Project, order: Order) -> Warmed:
     from builder.live import downloads
     from builder.prefetch import prefetch, wanted_bytes
-    from builder.stage_build import log_folder
+    from builder.workplace import log_folder
 
     console = settings.reporter
     logs = log_folder(project, "warm")

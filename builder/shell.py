@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder import process, ssh
-from builder.stage_build import log_folder
 from builder.verify import throwaway
+from builder.workplace import log_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

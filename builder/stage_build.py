@@ -8,7 +8,6 @@ says about it.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 import time
@@ -16,16 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builder import __version__, digest, disks, events, guest, network, sealing
+from builder import __version__, disks, events, guest, network, sealing
 from builder.checkpoints import Layers
 from builder.engines import Machine, usage
 from builder.engines.keys import make_keys, public_key_in
 from builder.errors import StoreError
 from builder.packing import run_packer
 from builder.provision import Use
-from builder.record import BuildRecord, DiskRecord, StepRecord, utc_now
+from builder.record import BuildRecord, StepRecord, utc_now
 from builder.stage_network import StageNetwork
 from builder.store import DISK, Image
+from builder.workplace import disk_record, log_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,44 +37,11 @@ if TYPE_CHECKING:
     from builder.reporter import Reporter
     from builder.stage_network import Seen
     from builder.store import Store
-    from builder.supplies import Supplies
+    from builder.workplace import Workplace
 
 MOST_LAYERS = 4
 """Of one stage: reads look through them until one has the bytes, so longer chains are merged when
 the stage is done. ``bench.layers`` measures what they cost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a plan is carried out.
-
-    ``keep_failed`` keeps the disk of a stage that failed; ``offline`` makes do with the caches;
-    ``attempts`` is how often a stage is tried whose failure passes by itself.
-    """
-
-    keep_failed: bool = False
-    offline: bool = False
-    attempts: int = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Workplace:
-    """What all stages of a run share."""
-
-    project: Project
-    reporter: Reporter
-    options: Options
-    supplies: Supplies | None
-    snapshots: Mapping[str, Path]
-    """By stage: the copy of its inputs that it is built from."""
-
-    @property
-    def outside(self) -> Supplies:
-        """What comes from outside; there is none for a run that was to build nothing."""
-        if self.supplies is None:
-            hint = "run the same command again: it builds what is missing"
-            raise StoreError("an image was removed while this run was under way", hint=hint)
-        return self.supplies
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,18 +379,3 @@ def _packages(result: guest.Result) -> dict[str, dict[str, str]]:
 
 def _stage_document(inputs: StageInputs) -> dict[str, Any]:
     return dict(next(document for document in inputs.documents if document["kind"] == "stage"))
-
-
-def log_folder(project: Project, *words: str) -> Path:
-    """Return a new folder for a run's logs, named by its time and ``words`` (keys are cut)."""
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    # Its process too: two runs of one second must not write into each other's logs.
-    name = "-".join([stamp, *(digest.short(word) for word in words), str(os.getpid())])
-    folder = project.var / "logs" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def disk_record(disk: Path) -> DiskRecord:
-    """Return what the store must find of a finished disk."""
-    return DiskRecord(sha256=digest.digest_file(disk), bytes=disk.stat().st_size)

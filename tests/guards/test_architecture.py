@@ -30,6 +30,7 @@ LAYERS = """
     report
     stream timing project
     release packing installation upstream stage_network past
+    workplace
     warm stage_build doctor new_project
     build shell watch prefetch
     inventory
