@@ -70,6 +70,8 @@ def kernel_among(packages: Iterable[str]) -> Kernel | None:
 
 def settled(variant: VariantPart, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a source's settings with the packages of the kernel in the place of its pin."""
+    if variant.source.bootstrap is None:  # an ISO has a kernel of another kind
+        return dict(settings)
     found = {key: value for key, value in settings.items() if key != PIN[-1]}
     if kernel := kernel_of(variant):
         packages = [f"{name}={kernel.version}" for name in kernel.names]
