@@ -246,3 +246,25 @@ def cases(table):
 def asked(check, machine, expected):
     """What a check says of a machine."""
     return carry_out(check, Machine(Table(**machine), Expected(**expected), "medium"))
+
+
+def passes(check, machine, expected, said):
+    """A check is content with a machine, and says why."""
+    result = asked(check, machine, expected)
+    assert result.outcome == "passed", result
+    assert said in result.message, result
+
+
+def fails(check, machine, expected, said):
+    """A check finds something wrong with a machine, and does not break over it."""
+    result = asked(check, machine, expected)
+    assert result.outcome == "failed", result
+    assert said in result.message, result
+    assert "the check itself broke" not in result.message, result
+
+
+def skips(check, machine, expected, said):
+    """A check has nothing to ask of a machine, and says why."""
+    result = asked(check, machine, expected)
+    assert result.outcome == "skipped", result
+    assert said in result.message, result
