@@ -9,14 +9,33 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from builder.errors import ProjectError
+from builder.pipeline import load_pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 GUEST = Path(__file__).with_name("fake_guest.py")
 # What a program answers when it could not ask (``answer`` in the machine.py of the stages).
 UNKNOWN = "error: FileNotFoundError(2, 'No such file or directory')"
 FAILURES = {"AssertionError", "Failed"}
+
+
+@pytest.fixture
+def problems() -> Callable[..., list[str]]:
+    """Call it with a wrong project, and perhaps a variant: all that is told of it."""
+
+    def told(root: Path, variant: str | None = None) -> list[str]:
+        with pytest.raises(ProjectError) as caught:
+            load_pipeline(root, variant)
+        return [str(problem) for problem in caught.value.problems]
+
+    return told
 
 
 @pytest.fixture

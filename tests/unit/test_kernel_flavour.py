@@ -3,7 +3,6 @@
 
 import pytest
 
-from builder.errors import ProjectError
 from builder.kernel import Kernel, kernel_among
 from builder.pipeline import load_pipeline
 from builder.project import Project
@@ -57,12 +56,6 @@ def two_flavours(project):
     """A project whose two variants have one pin and two flavours; call it with changes."""
     project({"stages/pipeline.yml": PIPELINE, **ROLES})
     return project
-
-
-def problems(root):
-    with pytest.raises(ProjectError) as caught:
-        load_pipeline(root)
-    return [str(problem) for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +114,7 @@ def test_a_project_without_the_role_is_told_nothing(two_flavours):
         ("source: *packages", "source: {bootstrap: {suite: sid, packages: [linux-image-amd64]}}", "15: variants.metal: has a kernel_flavour, and its source pins no kernel (pin one: source: {bootstrap: {kernel: ...}})"),
     ],
 )  # fmt: skip
-def test_a_mistake(two_flavours, old, new, problem):
+def test_a_mistake(two_flavours, old, new, problem, problems):
     root = two_flavours({"stages/pipeline.yml": (old, new)})
     assert f"stages/pipeline.yml:{problem}" in problems(root)
 

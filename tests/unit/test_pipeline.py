@@ -27,12 +27,6 @@ def three_stages(project):
     )
 
 
-def problems(root, variant=None):
-    with pytest.raises(ProjectError) as caught:
-        load_pipeline(root, variant)
-    return [str(problem) for problem in caught.value.problems]
-
-
 # --- stages ---------------------------------------------------------------------------------------
 
 
@@ -92,7 +86,7 @@ def test_the_default_variant_and_another(project):
     assert one.variants == two.variants == ("one", "two")
 
 
-def test_an_unknown_variant_gets_a_suggestion(project):
+def test_an_unknown_variant_gets_a_suggestion(project, problems):
     expected = 'stages/pipeline.yml: there is no variant "tow" (did you mean "two"?)'
     assert problems(project(), "tow") == [expected]
 
@@ -173,7 +167,7 @@ def iso(answers):
     return f"iso: {{url: x, {settings}, kernel: /linux, initrd: /initrd.gz}}"
 
 
-def test_an_installers_answers_are_a_file_of_the_root(project):
+def test_an_installers_answers_are_a_file_of_the_root(project, problems):
     root = project(
         {"stages/pipeline.yml": (BOOTSTRAP, iso("./preseed.cfg")), "stages/base/preseed.cfg": ""}
     )
@@ -285,7 +279,7 @@ def test_a_kept_answer_ends_with_any_change(project, cache, path, text, problem)
         load_pipeline(root, cache=cache)
 
 
-def test_a_project_that_became_wrong_and_right_again(project, cache):
+def test_a_project_that_became_wrong_and_right_again(project, cache, problems):
     root = project()
     first = load_pipeline(root, cache=cache)
     stage = root / "stages/final/stage.yml"
@@ -379,7 +373,7 @@ def test_an_open_pin_holds_the_place_of_any_value(project):
 
 
 @pytest.mark.parametrize("text", ["fill in:", "fill in: ", "filled in: x"])
-def test_what_says_nothing_to_type_is_no_open_pin(project, text):
+def test_what_says_nothing_to_type_is_no_open_pin(project, text, problems):
     image = f"cloud_image: {{url: x, sha256: '{text}'}}"
     root = project({"stages/pipeline.yml": (BOOTSTRAP, image)})
     assert "is no SHA-256" in problems(root)[0]

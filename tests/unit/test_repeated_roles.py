@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from builder.digest import StatCache
-from builder.errors import ProjectError
 from builder.inputs import StageInputs, Template, Toolset, lineage_inputs
 from builder.needs import needs_of
 from builder.pipeline import load_pipeline
@@ -54,12 +53,6 @@ def inputs_of(root: Path) -> tuple[StageInputs, ...]:
     cache = StatCache(root, root / "cache/var/index/files")
     tools = Toolset("nspawn", {"packer": "1"}, 1, lambda stage: Template(stage.name))
     return lineage_inputs(load_pipeline(root), "final", tools=tools, cache=cache)
-
-
-def problems(root: Path) -> list[str]:
-    with pytest.raises(ProjectError) as caught:
-        load_pipeline(root)
-    return [str(problem) for problem in caught.value.problems]
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -116,20 +109,27 @@ def test_the_values_in_force_are_those_of_the_use_without_a_name(written: Path) 
     ],
 )  # fmt: skip
 def test_uses_that_nothing_tells_apart(
-    project: Callable[..., Path], edit: tuple[str, str], problem: str
+    project: Callable[..., Path],
+    edit: tuple[str, str],
+    problem: str,
+    problems: Callable[..., list[str]],
 ) -> None:
     text = FILES["stages/final/stage.yml"].replace(*edit)
     (told,) = problems(project({**FILES, "stages/final/stage.yml": text}))
     assert told == f"stages/final/stage.yml:4: roles.1: {problem}"
 
 
-def test_a_name_that_is_none(project: Callable[..., Path]) -> None:
+def test_a_name_that_is_none(
+    project: Callable[..., Path], problems: Callable[..., list[str]]
+) -> None:
     text = FILES["stages/final/stage.yml"].replace("as: torch", "as: a b")
     (told,) = problems(project({**FILES, "stages/final/stage.yml": text}))
     assert told.startswith('stages/final/stage.yml:5: roles.1.as: "a b" is no name')
 
 
-def test_each_variant_is_judged_by_what_it_gives(project: Callable[..., Path]) -> None:
+def test_each_variant_is_judged_by_what_it_gives(
+    project: Callable[..., Path], problems: Callable[..., list[str]]
+) -> None:
     text = FILES["stages/final/stage.yml"].replace("house_lock: torch.lock, ", "")
     root = project({**FILES, "stages/final/stage.yml": text})
     load_pipeline(root)

@@ -23,12 +23,6 @@ def three_stages(project):
     return project
 
 
-def problems(root):
-    with pytest.raises(ProjectError) as caught:
-        load_pipeline(root)
-    return [str(problem) for problem in caught.value.problems]
-
-
 @pytest.mark.parametrize(
     ("path", "text", "problem"),
     [
@@ -48,11 +42,11 @@ def problems(root):
         ("ansible/roles/sealing/meta/main.yml", "dependencies: [sealing]", "ansible/roles/sealing/meta/main.yml:1: dependencies: the dependencies form a cycle: sealing → sealing"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit(three_stages, path, text, problem):
+def test_what_does_not_fit(three_stages, path, text, problem, problems):
     assert problems(three_stages({path: text})) == [problem]
 
 
-def test_a_role_that_is_no_yaml(three_stages):
+def test_a_role_that_is_no_yaml(three_stages, problems):
     root = three_stages({"ansible/roles/driver/tasks/main.yml": "- name: One\n  command: [a\n- b"})
     (problem,) = problems(root)
     assert problem.startswith("ansible/roles/driver/tasks/main.yml:4: is not YAML: ")
@@ -63,13 +57,13 @@ def test_a_role_may_use_what_only_ansible_reads(three_stages):
     load_pipeline(three_stages({"ansible/roles/driver/tasks/main.yml": tasks}))
 
 
-def test_a_stage_without_its_file(three_stages):
+def test_a_stage_without_its_file(three_stages, problems):
     assert problems(three_stages({"stages/final/stage.yml": None})) == [
         "stages/pipeline.yml:5: stages.2: stage final has no stages/final/stage.yml"
     ]
 
 
-def test_a_project_without_the_template(three_stages):
+def test_a_project_without_the_template(three_stages, problems):
     found = problems(three_stages({"packer/stage.pkr.hcl.j2": None}))
     assert found[0] == (
         "stages/base/stage.yml: template: there is no template packer/stage.pkr.hcl.j2"
@@ -84,7 +78,7 @@ def test_no_project_at_all(tmp_path):
     )
 
 
-def test_mistakes_of_all_kinds_are_told_at_once_each_once(three_stages):
+def test_mistakes_of_all_kinds_are_told_at_once_each_once(three_stages, problems):
     """And nothing is told that only follows from another mistake."""
     root = three_stages(
         {

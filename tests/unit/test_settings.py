@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import ProjectError
 from builder.pipeline import load_pipeline
 
 STAGE = "parent: base\nroles: [driver]\n"
@@ -36,12 +35,6 @@ def with_driver(project):
         }
     )
     return project
-
-
-def problems(root):
-    with pytest.raises(ProjectError) as caught:
-        load_pipeline(root)
-    return [str(problem) for problem in caught.value.problems]
 
 
 def given(root, stage="final"):
@@ -133,7 +126,7 @@ def test_yaml_anchors_can_be_used(with_driver):
         ("greeting_text: x", "greeting_text: no role here declares this variable (role greeting declares it: set it in stages/base/stage.yml)"),
     ],
 )  # fmt: skip
-def test_a_variable_that_the_role_cannot_take(with_driver, variables, problem):
+def test_a_variable_that_the_role_cannot_take(with_driver, variables, problem, problems):
     root = with_driver({"stages/final/stage.yml": f"{STAGE}variables:\n  {variables}\n"})
     assert problems(root) == [f"stages/final/stage.yml:4: variables.{problem}"]
 
@@ -147,7 +140,7 @@ def test_a_variable_that_the_role_cannot_take(with_driver, variables, problem):
         ("  two:", "    stages: {final: {roles: [{role: driver, variables: {driver_x: 1}}]}}\n  two:", "10: variants.one.stages.final.roles.0.variables.driver_x"),
     ],
 )  # fmt: skip
-def test_a_variable_that_no_role_declares(with_driver, old, new, key):
+def test_a_variable_that_no_role_declares(with_driver, old, new, key, problems):
     (problem,) = problems(with_driver({"stages/pipeline.yml": (old, new)}))
     expected = f"stages/pipeline.yml:{key}: no role here declares this variable"
     assert problem.startswith(expected)
@@ -165,7 +158,7 @@ def test_a_variable_of_a_role_that_only_one_variant_uses(with_driver):
     assert given(root) == {"greeting_text": "x"}
 
 
-def test_a_required_variable_that_nobody_sets(with_driver):
+def test_a_required_variable_that_nobody_sets(with_driver, problems):
     assert problems(with_driver({"ansible/roles/driver/defaults/main.yml": None})) == [
         (
             "stages/final/stage.yml:2: roles.0: role driver requires driver_version"
@@ -174,7 +167,7 @@ def test_a_required_variable_that_nobody_sets(with_driver):
     ]
 
 
-def test_a_required_variable_of_a_dependency(with_driver):
+def test_a_required_variable_of_a_dependency(with_driver, problems):
     root = with_driver(
         {
             "ansible/roles/driver/defaults/main.yml": None,
